@@ -1,0 +1,45 @@
+"""cast-weights: linear weights and the embedding are kept in 16 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tvm import relax
+
+from vamc_py.pipeline.base import Context, Pass, Stage
+from vamc_py.pipeline.graph import Graph
+from vamc_py.pipeline.matching import shape
+from vamc_py.pipeline.program import Program, layout
+from vamc_py.weights.plan import Cast, Recipe
+
+
+@dataclass(frozen=True)
+class CastWeights(Pass):
+    """Weights of linear layers and embeddings that are still float32 take the type ``dtype``; sums stay in float32.
+
+    Norms and biases stay float32: they are small, and their precision is cheap.
+    """
+
+    dtype: str = "float16"  # or "bfloat16"
+
+    name: ClassVar[str] = "cast-weights"
+    stage: ClassVar[Stage] = "rewrite"
+    requires: ClassVar[tuple[str, ...]] = ("raise-linear", "merge-linear")
+
+    def apply(self, program: Program, context: Context) -> Program:
+        graph = Graph(program.function)
+        inputs, caches, weights = layout(program.function)
+        calls = [*graph.calls("relax.vamc.linear"), *graph.calls("relax.vamc.embedding")]
+        chosen = {call.args[1] for _, call in calls} & {w for w in weights if str(w.ty.dtype) == "float32"}
+        new: dict[Any, Any] = {w: relax.Var(w.name, relax.TensorType(shape(w), self.dtype)) for w in chosen}
+        parameters = [new.get(w, w) for w in weights]
+        recipes = {w.name: _cast(program.plan[w.name], self.dtype) for w in chosen}
+        function = graph.rebuild(parameters=[*inputs, *caches, *parameters], substitute=new)
+        return program.with_function(function, plan=program.plan.with_recipes(recipes))
+
+
+def _cast(recipe: Recipe, dtype: str) -> Recipe:
+    # The checkpoint's own type is cast once: a detour over float32 would round the same, but cost a copy.
+    steps = recipe.steps[:-1] if recipe.steps[-1:] == (Cast("float32"),) else recipe.steps
+    return Recipe(recipe.sources, (*steps, Cast(dtype)))

@@ -1,0 +1,76 @@
+"""fuse-attention: the split, head norms and rotation of a merged projection go into the attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tvm import relax
+
+from vamc_py.dialect import qkv_attention
+from vamc_py.pipeline.base import Context, Pass, Stage
+from vamc_py.pipeline.graph import Graph
+from vamc_py.pipeline.matching import shape
+from vamc_py.pipeline.program import Program
+from vamc_py.pipeline.split import split_of
+
+
+@dataclass(frozen=True)
+class FuseAttention(Pass):
+    """``cached_attention(rotary([norm](q)), rotary([norm](k)), v)`` of one merged projection becomes
+    ``R.vamc.qkv_attention``: q is rotated and k written rotated into the cache in one go.
+
+    q and k must both have a head norm with the same epsilon, or both none, and be turned by the same angles.
+    """
+
+    name: ClassVar[str] = "fuse-attention"
+    stage: ClassVar[Stage] = "rewrite"
+    requires: ClassVar[tuple[str, ...]] = ("flatten-batch", "merge-linear", "raise-rotary")
+
+    def apply(self, program: Program, context: Context) -> Program:
+        graph = Graph(program.function)
+        missed = 0
+        for var, call in graph.calls("relax.vamc.cached_attention"):
+            new = _fused(graph, call)
+            if new is None:
+                missed += 1
+            else:
+                graph.replace(var, relax.op.reshape(graph.bind(new, "attended"), shape(var)))
+        program = program.with_function(graph.rebuild())
+        if missed:
+            program = program.note(f"fuse-attention did not fire on {missed} attentions: they run as separate kernels")
+        return program
+
+
+def _fused(graph: Graph, call: Any) -> Any | None:
+    q, k, v, *rest = call.args
+    turned = [graph.call(x, "relax.vamc.rotary") for x in (q, k)]
+    if None in turned or any(
+        graph.origin(a) != graph.origin(b) for a, b in zip(*(t.args[1:] for t in turned), strict=True)
+    ):
+        return None
+    norms = [graph.call(t.args[0], "relax.vamc.rms_norm") for t in turned]
+    if (norms[0] is None) != (norms[1] is None):
+        return None
+    heads = [t.args[0] for t in turned]
+    epsilon = 0.0
+    if norms[0] is not None:
+        if norms[0].attrs["epsilon"] != norms[1].attrs["epsilon"]:
+            return None
+        epsilon = norms[0].attrs["epsilon"]
+        heads = [norm.args[0] for norm in norms]
+    reshapes = [graph.call(x, "relax.reshape") for x in (*heads, v)]
+    merged = split_of(graph, [r.args[0] for r in reshapes]) if None not in reshapes else None
+    if merged is None or len(shape(merged)) != 2:
+        return None
+    return qkv_attention(
+        merged,
+        *(norm.args[1] for norm in norms if norm is not None),
+        *turned[0].args[1:],
+        *rest,
+        heads=int(shape(q)[1]),
+        kv_heads=int(shape(k)[1]),
+        head_dim=int(shape(q)[2]),
+        scale=call.attrs["scale"],
+        epsilon=epsilon,
+    )

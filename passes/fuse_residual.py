@@ -1,0 +1,33 @@
+"""fuse-residual: the residual sum becomes the epilogue of the linear layer before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vamc_py.dialect import linear
+from vamc_py.pipeline.base import Context, Pass, Stage
+from vamc_py.pipeline.graph import Graph
+from vamc_py.pipeline.matching import same_shape, shape
+from vamc_py.pipeline.program import Program
+
+
+@dataclass(frozen=True)
+class FuseResidual(Pass):
+    """``add(linear(x, w), r)`` becomes ``linear(x, w, r, residual=True)`` where nothing else reads the product."""
+
+    name: ClassVar[str] = "fuse-residual"
+    stage: ClassVar[Stage] = "rewrite"
+    requires: ClassVar[tuple[str, ...]] = ("merge-linear",)
+
+    def apply(self, program: Program, context: Context) -> Program:
+        graph = Graph(program.function)
+        for var, _ in graph.calls("relax.add"):
+            for product, other in graph.either(var, "relax.add"):
+                call = graph.call(product, "relax.vamc.linear")
+                if call is None or call.attrs["residual"] or graph.only_user(graph.origin(product)) != var:
+                    continue
+                if same_shape(shape(product), shape(other)):
+                    graph.replace(var, linear(*call.args, other, bias=call.attrs["bias"], residual=True))
+                    break
+        return program.with_function(graph.rebuild())

@@ -1,0 +1,73 @@
+"""quantize-int8: linear weights become int8 with a scale per output row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tvm import relax
+
+from vamc_py.dialect import embedding, linear
+from vamc_py.pipeline.base import Context, Pass, Stage
+from vamc_py.pipeline.graph import Graph, operator_name
+from vamc_py.pipeline.matching import shape
+from vamc_py.pipeline.program import Program, layout
+from vamc_py.weights.plan import QuantizeRows
+
+
+@dataclass(frozen=True)
+class QuantizeInt8(Pass):
+    """Per output row, symmetric, round to nearest: scale = max|w| / 127, on every linear layer of the decoder.
+
+    ``lm_head`` takes the output projection and the embedding too (one table when they are tied). The activations stay
+    float in the graph (w8a16): how a kernel multiplies them is its own affair.
+    """
+
+    lm_head: bool = True
+
+    name: ClassVar[str] = "quantize-int8"
+    stage: ClassVar[Stage] = "rewrite"
+    requires: ClassVar[tuple[str, ...]] = ("raise-linear", "merge-linear")
+
+    def apply(self, program: Program, context: Context) -> Program:
+        graph = Graph(program.function)
+        inputs, caches, weights = layout(program.function)
+        chosen = self._chosen(graph, {w for w in weights if str(w.ty.dtype) != "int8"})
+        values = {w: relax.Var(w.name, relax.TensorType(shape(w), "int8")) for w in chosen}
+        scales = {w: relax.Var(f"{w.name}.scale", relax.TensorType(shape(w)[:1], "float32")) for w in chosen}
+        for var, call in graph.calls("relax.vamc.linear"):
+            weight = call.args[1]
+            if weight in chosen:
+                optional = (values[weight], scales[weight], *call.args[2:])
+                graph.replace(
+                    var, linear(call.args[0], *optional, bias=call.attrs["bias"], residual=call.attrs["residual"])
+                )
+        for var, call in graph.calls("relax.vamc.embedding"):
+            if call.args[1] in chosen:
+                graph.replace(var, embedding(call.args[0], values[call.args[1]], scales[call.args[1]]))
+        recipes = {}
+        parameters: list[Any] = []
+        for weight in weights:
+            recipe = program.plan[weight.name]
+            if weight not in chosen:
+                parameters.append(weight)
+                recipes[weight.name] = recipe
+                continue
+            parameters += [values[weight], scales[weight]]
+            recipes[weight.name] = recipe.then(QuantizeRows("values"))
+            recipes[scales[weight].name] = recipe.then(QuantizeRows("scale"))
+        function = graph.rebuild(parameters=[*inputs, *caches, *parameters])
+        return program.with_function(function, plan=type(program.plan)(recipes))
+
+    def _chosen(self, graph: Graph, weights: set[Any]) -> set[Any]:
+        head = graph.call(graph.outputs()[0], "relax.vamc.linear")
+        outer = {head.args[1]} if head is not None else set()
+        outer |= {call.args[1] for _, call in graph.calls("relax.vamc.embedding")}
+        inner = {call.args[1] for _, call in graph.calls("relax.vamc.linear")}
+        return (((inner | outer) if self.lm_head else (inner - outer)) & weights) - _used_elsewhere(graph, weights)
+
+
+def _used_elsewhere(graph: Graph, weights: set[Any]) -> set[Any]:
+    """Weights that some other operator reads as float."""
+    known = {"relax.vamc.linear", "relax.vamc.embedding"}
+    return {w for w in weights if any(operator_name(graph.value(user)) not in known for user in graph.users[w])}

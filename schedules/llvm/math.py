@@ -1,0 +1,70 @@
+"""Functions on float32x16 built from the vector operations in `simd`: exp2 for the softmax, and SiLU."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from vamc_py.schedules.llvm.simd import Expr, exp, fma, fold, intrinsic, load, maximum, scratch, splat, store
+
+# 2**r on [-1/2, 1/2], lowest power first: minimax in relative error (2e-9) with 2**0 == 1 exactly.
+_EXP2 = (
+    1.0,
+    0.6931472028552117,
+    0.2402264791361551,
+    0.05550332470783856,
+    0.009618437358252,
+    0.00133988745570,
+    0.000153533620564,
+)
+
+
+def keep(value: Expr) -> Expr:
+    """`value` computed once. Emits a store and a binding, which LLVM removes.
+
+    A plain binding does not do: the simplifier puts a bound pure expression back wherever its variable is used, and the
+    text grows exponentially with the depth of the computation (minutes of compile time); nor does it look into memory
+    when it works on indices with symbolic divisors (minutes, too).
+    """
+    count, dtype = value.ty.dtype.lanes, value.ty.dtype
+    cell = scratch((count,), str(dtype).split("x")[0])
+    if count == 1:
+        T.buffer_store(cell, value, [0])
+        return T.bind(cell[0])
+    store(cell, value, 0, count=count)
+    return T.bind(load(cell, 0, count=count))
+
+
+def lane_sum(x: Expr) -> Expr:
+    """The sum of the lanes as a scalar. Emits bindings."""
+    return fold(keep(x), lambda a, b: keep(a + b))
+
+
+def lane_max(x: Expr) -> Expr:
+    """The largest lane as a scalar. Emits bindings."""
+    return fold(keep(x), lambda a, b: keep(maximum(keep(a), keep(b))))
+
+
+def scale_exponent(value: Expr, exponent: Expr) -> Expr:
+    """value * 2**floor(exponent), exact also where the result is denormal, zero or infinite (vscalefps)."""
+    every_lane, current_rounding = T.int16(-1), T.int32(4)
+    name = "llvm.x86.avx512.mask.scalef.ps.512"
+    return intrinsic(name, "float32x16", value, exponent, splat(0.0), every_lane, current_rounding)
+
+
+def exp2(x: Expr) -> Expr:
+    """2**x of a float32x16, within 1 unit in the last place for x <= 128; -inf gives 0, NaN stays. Emits bindings."""
+    x = keep(x)
+    x = keep(tirx.Select(splat(-160.0) > x, splat(-160.0), x))  # -inf - -inf would be NaN below
+    whole = keep(T.nearbyint(x))
+    rest = keep(x - whole)
+    value = splat(_EXP2[-1])
+    for coefficient in reversed(_EXP2[:-1]):
+        value = fma(value, rest, splat(coefficient))
+    return scale_exponent(value, whole)
+
+
+def silu(x: Expr) -> Expr:
+    """x / (1 + e**-x) of a float32x16. Emits bindings."""
+    x = keep(x)
+    return x / (splat(1.0) + exp(splat(0.0) - x))

@@ -1,0 +1,100 @@
+"""What validates but does not compile yet says so at its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vamc_py.config import check_compilable, load_text
+from vamc_py.errors import ConfigError
+
+GOOD = """\
+name: small
+frontend:
+  checkpoint: models/small
+  type: huggingface
+  shape:
+    input_ids: [[512], [2048]]
+  model_kwargs: {tp: 4, b2s: true}
+backend:
+  type: tvm_llvm
+  dtype: int8
+"""
+
+
+def faults(*overrides: str) -> list[str]:
+    loaded = load_text(GOOD, Path("c.yaml"), overrides)
+    with pytest.raises(ConfigError) as caught:
+        check_compilable(loaded)
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("kind", ["huggingface", "gguf"])
+def test_compiles(dtype: str, kind: str) -> None:
+    check_compilable(load_text(GOOD, Path("c.yaml"), [f"backend.dtype={dtype}", f"frontend.type={kind}"]))
+
+
+def test_target_at_the_place_of_the_file() -> None:
+    loaded = load_text(GOOD.replace("tvm_llvm", "tvm_cuda"), Path("c.yaml"))
+    with pytest.raises(ConfigError) as caught:
+        check_compilable(loaded)
+    assert caught.value.faults == [
+        "c.yaml:9:9: backend.type: tvm_cuda is not there yet; this version compiles for tvm_llvm "
+        "(--set backend.type=tvm_llvm)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        (
+            "backend.type=tvm_vacc",
+            "backend.type",
+            "tvm_vacc is not there yet; this version compiles for tvm_llvm (--set backend.type=tvm_llvm)",
+        ),
+        (
+            "frontend.type=onnx",
+            "frontend.type",
+            "onnx is not there yet; this version compiles language models of type huggingface and gguf",
+        ),
+        (
+            "frontend.quantize.type=w8a16_gptq",
+            "frontend.quantize.type",
+            "w8a16_gptq is not there yet; int8 weights rounded to nearest are: --set frontend.quantize.type=w8a16",
+        ),
+        (
+            "frontend.quantize.type=w16kv8",
+            "frontend.quantize.type",
+            "w16kv8 is not there yet; int8 weights rounded to nearest are: --set frontend.quantize.type=w8a16",
+        ),
+        (
+            "frontend.shape.input_ids=[[512], []]",
+            "frontend.shape.input_ids",
+            "prefill only (an empty context list) is not there yet; name a context length, such as [[512], [1024]]",
+        ),
+        (
+            "frontend.model_kwargs.build_visual=true",
+            "frontend.model_kwargs.build_visual",
+            "vision towers are not there yet",
+        ),
+    ],
+)
+def test_not_there_yet(override: str, key: str, message: str) -> None:
+    assert faults(override) == [f"--set {override}: {key}: {message}"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("type", "w8a16"), ("lm_head", "true")])
+def test_quantization_of_float_weights_is_a_contradiction(key: str, value: str) -> None:
+    (fault,) = faults("backend.dtype=bf16", f"frontend.quantize.{key}={value}")
+    assert fault == (
+        f"--set frontend.quantize.{key}={value}: frontend.quantize.{key}: contradicts backend.dtype bf16, which keeps "
+        "floating-point weights; --set backend.dtype=int8, or --set frontend.quantize=null"
+    )
+
+
+def test_all_reasons_at_once() -> None:
+    assert (
+        len(faults("backend.type=tvm_vacc", "frontend.quantize.type=w16kv8", "frontend.shape.input_ids=[[16],[]]")) == 3
+    )

@@ -1,0 +1,68 @@
+"""The one notice about keys that do nothing in this build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vamc_py.config import load_text
+
+PUBLIC_STYLE = """\
+name: Some-8B
+frontend:
+  checkpoint: /models/Some-8B
+  type: huggingface
+  shape: {input_ids: [[1024], [2048]]}
+  model_kwargs: {b2s: true, tp: 4, model_arch: vacc, align_qkv: true}
+  quantize: {type: w8a16_gptq, device: cuda:5, calib_args: {wbits: 8}}
+backend:
+  type: tvm_vacc
+  dtype: int8
+  merge_params: true
+  compile: {data_type: 0, gather_data_vccl_dsp_enable: true}
+dataset: {type: huggingface, name: c4, nsamples: 128, seqlen: 1024}
+workspace: {path: ./vacc_deploy, workers: 4, pyenv: {transformers: 4.51.3}, env_recheck: false}
+"""
+
+
+def notices(*overrides: str) -> tuple[str, ...]:
+    return load_text(PUBLIC_STYLE, Path("c.yaml"), overrides).notices
+
+
+def test_llvm_names_what_speaks_of_the_accelerator() -> None:
+    assert notices("backend.type=tvm_llvm") == (
+        "tvm_llvm w8a16_gptq does not use: frontend.model_kwargs.b2s, frontend.model_kwargs.tp, "
+        "frontend.model_kwargs.align_qkv, backend.merge_params, backend.compile, workspace.workers, "
+        "workspace.pyenv, workspace.env_recheck.",
+    )
+
+
+def test_rounding_to_nearest_needs_no_calibration() -> None:
+    (notice,) = notices("backend.type=tvm_llvm", "frontend.quantize.type=w8a16")
+    assert "frontend.quantize.device, frontend.quantize.calib_args, backend.merge_params" in notice
+    assert " dataset," in notice
+
+
+def test_vacc_uses_its_own_keys() -> None:
+    assert notices() == ("tvm_vacc w8a16_gptq does not use: workspace.pyenv, workspace.env_recheck.",)
+
+
+def test_value_that_changes_nothing_is_not_named() -> None:
+    (notice,) = notices("backend.type=tvm_llvm", "frontend.model_kwargs={tp: 1, b2s: false, model_arch: vacc}")
+    assert "model_kwargs" not in notice
+
+
+def test_gguf_holds_no_code() -> None:
+    (notice,) = notices("frontend.type=gguf", "frontend.model_kwargs={model_arch: vacc, trust_remote_code: true}")
+    assert "frontend.model_kwargs.model_arch, frontend.model_kwargs.trust_remote_code" in notice
+
+
+def test_image_network() -> None:
+    text = """\
+name: net
+frontend: {checkpoint: net.onnx, dtype: fp32, shape: {x: [1, 3, 8, 8]}}
+backend: {dtype: int8, compile: {cluster_mode: 0}, quantize: {calibrate_mode: max}}
+dataset: {type: tvm, path: images, sampler: {suffix: jpg}}
+"""
+    assert load_text(text, Path("c.yaml")).notices == (
+        "tvm_vacc does not use: frontend.dtype, backend.quantize, dataset.sampler.",
+    )

@@ -1,0 +1,3 @@
+"""vamc-py: an open compiler for the Qwen family on Apache TVM Relax."""
+
+__version__ = "0.1.0"

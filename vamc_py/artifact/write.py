@@ -1,0 +1,119 @@
+"""Writes an artifact beside its place and renames it when it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vamc_py.artifact.manifest import MANIFEST_FILE, FileRecord, Manifest
+from vamc_py.errors import UserError
+
+_PARTIAL = ".partial-"  # what a killed compile leaves: never a folder that the runtime would take
+# What decides the bytes of mod.so and params.bin.
+_BUILDERS = ("vamc-py", "apache-tvm", "apache-tvm-ffi", "torch", "numpy")
+
+
+def built_with() -> dict[str, str]:
+    """Versions of what builds the artifact, for the manifest."""
+    return {name: metadata.version(name) for name in _BUILDERS}
+
+
+class ArtifactWriter:
+    """A context that makes ``<folder>`` appear whole on ``finish`` and not at all otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._digests: dict[str, str] = {}
+
+    def __enter__(self) -> ArtifactWriter:
+        parent = self.folder.parent
+        _check_replaceable(self.folder)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(self.folder)
+            self._partial = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}{_PARTIAL}{os.getpid()}-", dir=parent))
+            self._partial.chmod(0o755)  # mkdtemp makes it private; an artifact is as readable as other files
+        except OSError as error:
+            raise UserError(
+                f"{parent}: cannot be written ({error.strerror}); set workspace.path to a folder that can"
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def path(self, name: str) -> Path:
+        """Where to write a file of the artifact now."""
+        return self._partial / name
+
+    def directory(self, name: str) -> Path:
+        """A folder of the artifact, made if it is not there."""
+        path = self._partial / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_json(self, name: str, value: Any) -> None:
+        """A JSON file with sorted keys, so that equal content gives equal bytes."""
+        self.path(name).write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+
+    def know_digest(self, name: str, sha256: str) -> None:
+        """The hash of a file that was computed while it was written, so that it need not be read again."""
+        self._digests[name] = sha256
+
+    def finish(self, manifest: Manifest) -> None:
+        """Writes the manifest with the record of every file, then puts the folder in its place, replacing an old one."""
+        files = sorted(path for path in self._partial.rglob("*") if path.is_file())
+        records = {path.relative_to(self._partial).as_posix(): self._record(path) for path in files}
+        whole = manifest.model_copy(update={"files": records})
+        self.path(MANIFEST_FILE).write_text(whole.model_dump_json(indent=1) + "\n", "utf-8")
+        if not self.folder.exists():
+            self._partial.rename(self.folder)
+            return
+        old = self._partial.with_name(self._partial.name + ".old")
+        self.folder.rename(old)
+        try:
+            self._partial.rename(self.folder)
+        except BaseException:
+            old.rename(self.folder)
+            raise
+        shutil.rmtree(old)
+
+    def _record(self, path: Path) -> FileRecord:
+        digest = self._digests.get(path.relative_to(self._partial).as_posix())
+        if digest is None:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileRecord(size=path.stat().st_size, sha256=digest)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """UserError for what is no folder of ours: replacing it would delete somebody's files."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    ours = folder.is_dir() and not folder.is_symlink()
+    if not ours or (any(folder.iterdir()) and not (folder / MANIFEST_FILE).is_file()):
+        raise UserError(
+            f"{folder}: exists and is not an artifact ({MANIFEST_FILE} is missing); "
+            "move it away, or set another name or workspace.path"
+        )
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what compiles of the same artifact left that were killed and whose process is gone."""
+    for path in folder.parent.glob(f".{_escaped(folder.name)}{_PARTIAL}*"):
+        owner = path.name.rsplit(_PARTIAL, 1)[1].split("-", 1)[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

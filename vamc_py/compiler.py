@@ -1,0 +1,174 @@
+"""``vamc-py compile``: a configuration and its checkpoint become an artifact folder."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from vamc_py.artifact.manifest import (
+    CONFIG_FILE,
+    MODULE_FILE,
+    PARAMETERS_FILE,
+    TOKENIZER_DIR,
+    Function,
+    Limits,
+    Manifest,
+    ModelFacts,
+    Parameter,
+    Target,
+    TensorSpec,
+)
+from vamc_py.artifact.write import ArtifactWriter, built_with
+from vamc_py.checkpoint import Checkpoint, check_tensors, open_checkpoint
+from vamc_py.config import Config, LoadedConfig, check_compilable
+from vamc_py.frontend.model_config import ModelConfig, expected_tensors
+from vamc_py.pipeline.base import Context, Pass
+from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.program import Program, layout
+from vamc_py.pipeline.runner import run_passes
+from vamc_py.progress import stage, track
+from vamc_py.target.description import TargetDescription, this_machine
+from vamc_py.weights.execute import Expected, write_parameters
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a compile made."""
+
+    folder: Path
+    notes: tuple[str, ...]  # what did not fire and what stayed slow, one sentence each
+
+
+def compile_config(loaded: LoadedConfig) -> Compiled:
+    """Compiles and writes ``<workspace.path>/<name>``; raises UserError for bad input and leaves nothing behind then."""
+    from vamc_py._link import link_options
+
+    check_compilable(loaded)
+    config = loaded.config
+    target = this_machine(config.backend.dtype)
+    link = link_options()
+    with stage("checkpoint"):
+        checkpoint, model = open_model(config)
+    with stage("trace"):
+        program = trace_model(config, checkpoint, model)
+    with stage("passes"):
+        lowered = lower(program, target, config)
+    with ArtifactWriter(config.artifact_dir) as writer:
+        with stage("build"):
+            # LLVM works through a large module of the compiler here; nothing of the checkpoint is in memory yet.
+            from vamc_py.pipeline.build import build_module, export_module
+
+            export_module(build_module(lowered.program, target), writer.path(MODULE_FILE), link)
+        with stage("weights"):
+            parameters, digest = _write_weights(lowered, checkpoint, writer.path(PARAMETERS_FILE))
+        writer.know_digest(PARAMETERS_FILE, digest)
+        checkpoint.save_tokenizer(writer.directory(TOKENIZER_DIR))
+        writer.write_json(f"{TOKENIZER_DIR}/generation_config.json", checkpoint.generation_config)
+        writer.path(CONFIG_FILE).write_text(loaded.text, encoding="utf-8")
+        writer.finish(_manifest(loaded, checkpoint, model, target, lowered, parameters))
+    return Compiled(config.artifact_dir, lowered.program.notes)
+
+
+def open_model(config: Config) -> tuple[Checkpoint, ModelConfig]:
+    """The checkpoint, with every tensor of the model there and of the right shape."""
+    frontend = config.frontend
+    vacc = frontend.model_kwargs.model_arch == "vacc" and frontend.type == "huggingface"
+    checkpoint = open_checkpoint(frontend.checkpoint, frontend.type, vacc_config=vacc)
+    model = ModelConfig.from_hf(checkpoint.config)
+    optional = {"lm_head.weight": (model.vocab_size, model.hidden_size)} if model.tied_embedding else {}
+    check_tensors(checkpoint, expected_tensors(model), optional)
+    return checkpoint, model
+
+
+def trace_model(config: Config, checkpoint: Checkpoint, model: ModelConfig) -> Program:
+    """The traced model as a Relax program: our own model, or the checkpoint's code where the YAML asks for it."""
+    from vamc_py.frontend.import_relax import import_traced
+
+    if config.frontend.model_kwargs.trust_remote_code:
+        from vamc_py.frontend.remote_code import trace_checkpoint_code
+
+        traced = trace_checkpoint_code(checkpoint.path, checkpoint.config, context=config.context_length)
+    else:
+        from vamc_py.frontend.trace import trace
+
+        traced = trace(model)
+    return import_traced(traced)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The program before its parameters became tuples (which the manifest describes), and after."""
+
+    step: Program
+    program: Program
+
+
+def lower(program: Program, target: TargetDescription, config: Config) -> Lowered:
+    """Runs the default passes."""
+    context = Context(target, config.prefill_length, config.context_length)
+    passes = default_pipeline(target.dtype, quantize_lm_head=config.quantize_lm_head)
+    return lower_with(program, passes, context)
+
+
+def lower_with(program: Program, passes: tuple[Pass, ...], context: Context) -> Lowered:
+    """Runs these passes, the last of which bundles the parameters."""
+    step = run_passes(program, passes[:-1], context)
+    return Lowered(step, passes[-1].apply(step, context))
+
+
+def _write_weights(lowered: Lowered, checkpoint: Checkpoint, path: Path) -> tuple[list[Parameter], str]:
+    weights = layout(lowered.step.function)[2]
+    expected = {w.name: Expected(tuple(int(d) for d in w.ty.shape), str(w.ty.dtype)) for w in weights}
+    plan = lowered.step.plan.only([weight.name for weight in weights])
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    return write_parameters(plan, expected, checkpoint, shapes, path, lambda names: track(names, "weights"))
+
+
+def _manifest(
+    loaded: LoadedConfig,
+    checkpoint: Checkpoint,
+    model: ModelConfig,
+    target: TargetDescription,
+    lowered: Lowered,
+    parameters: list[Parameter],
+) -> Manifest:
+    config = loaded.config
+    inputs, caches, _ = layout(lowered.step.function)
+    logits = TensorSpec(name="logits", dtype="float32", shape=("m", model.vocab_size))
+    return Manifest(
+        name=config.name,
+        target=Target(kind=target.kind, mcpu=target.mcpu, features=target.features, dtype=target.dtype),
+        model=ModelFacts(
+            architecture=model.architecture,
+            layers=model.layers,
+            hidden_size=model.hidden_size,
+            intermediate_size=model.intermediate_size,
+            heads=model.heads,
+            kv_heads=model.kv_heads,
+            head_dim=model.head_dim,
+            vocab_size=model.vocab_size,
+            tied_embedding=model.tied_embedding,
+            max_positions=model.max_positions,
+        ),
+        limits=Limits(prefill=config.prefill_length, context=config.context_length),
+        step=Function(
+            name="step",
+            inputs=tuple(_spec(var) for var in inputs),
+            caches=tuple(_spec(var) for var in caches),
+            outputs=(logits,),
+        ),
+        parameters=tuple(parameters),
+        files={},
+        built_with=built_with(),
+        source={
+            "checkpoint": checkpoint.fingerprint(),
+            "config": hashlib.sha256(loaded.text.encode()).hexdigest(),
+        },
+        slow_operators=lowered.program.notes,
+    )
+
+
+def _spec(var: object) -> TensorSpec:
+    dimensions = tuple(int(d) if hasattr(d, "value") else str(d) for d in var.ty.shape)  # type: ignore[attr-defined]
+    return TensorSpec(name=var.name, dtype=str(var.ty.dtype), shape=dimensions)  # type: ignore[attr-defined]

@@ -1,0 +1,116 @@
+"""The whole YAML as one model, and the answers that the compiler takes from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from vamc_py.config.backend import Backend
+from vamc_py.config.dataset import Dataset, Graph
+from vamc_py.config.frontend import Frontend, QuantizeType
+from vamc_py.config.section import Section, on
+
+
+class Workspace(Section):
+    """Where the artifact goes and how vamc's own tool runs."""
+
+    path: str = Field(
+        default="./vacc_deploy",
+        min_length=1,
+        description="The artifact is written to `<workspace.path>/<name>/`. Relative to the current directory.",
+    )
+    workers: int = Field(
+        default=1, ge=1, le=4096, description="Parallel processes of vamc's compiler.", json_schema_extra=on("vacc")
+    )
+    pyenv: dict[str, str] | None = Field(
+        default=None,
+        description="Package versions for vamc's frontend. vamc-py runs in the environment it is installed in.",
+        json_schema_extra=on(),
+    )
+    env_recheck: bool | None = Field(
+        default=None, description="Whether vamc checks `pyenv` again.", json_schema_extra=on()
+    )
+    enable_ir: bool | None = Field(default=None, description="Whether vamc keeps its IR.", json_schema_extra=on())
+    save_log: bool | None = Field(default=None, description="Whether vamc keeps its log.", json_schema_extra=on())
+
+
+class Config(Section):
+    """A vamc configuration.
+
+    Made by ``load_config``, which also checks the rules between keys (``rules.py``).
+    """
+
+    name: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^/\\\x00-\x1f\x7f]+$",
+        description="Name of the artifact's folder. vamc's habit: `<model>-<fp16|int8>-tp<N>-<prefill>-<context>`.",
+    )
+    frontend: Frontend = Field(description="The checkpoint and what is traced from it.")
+    backend: Backend = Field(description="What is compiled for.")
+    graph: Graph | None = Field(default=None, description="Changes to other networks' graphs.", json_schema_extra=on())
+    dataset: Dataset | None = Field(default=None, description="Calibration data.")
+    workspace: Workspace = Field(default_factory=Workspace, description="Where the artifact goes.")
+
+    @property
+    def target(self) -> str:
+        """``vacc``, ``llvm`` or ``cuda``."""
+        return self.backend.type.removeprefix("tvm_")
+
+    @property
+    def language_model(self) -> bool:
+        """Whether this is a language model, whose ``input_ids`` are ``[[prefill lengths], [context lengths]]``."""
+        return self.frontend.type in ("huggingface", "gguf") and not self.frontend.model_kwargs.build_visual
+
+    @property
+    def prefill_length(self) -> int:
+        """Most tokens of one step. ValueError for a network that is not a language model."""
+        return max(self._lengths[0])
+
+    @property
+    def context_length(self) -> int:
+        """Most positions of one sequence; the prefill length where the file asks for prefill only."""
+        prefill, context = self._lengths
+        return max(context or prefill)
+
+    @property
+    def prefill_only(self) -> bool:
+        """Whether the context list is empty, as embedding models have it."""
+        return not self._lengths[1]
+
+    @property
+    def quantize_type(self) -> QuantizeType | None:
+        """What ``frontend.quantize.type`` comes to: ``w8a16`` for int8 when the file says nothing.
+
+        None for floats, and for networks that are not language models (``backend.quantize`` is theirs).
+        """
+        quantize = self.frontend.quantize
+        if quantize is not None and quantize.type is not None:
+            return quantize.type
+        return "w8a16" if self.backend.dtype == "int8" and self.language_model else None
+
+    @property
+    def quantize_lm_head(self) -> bool:
+        """Whether lm_head and the embedding are int8 too: as the file says, else the target's default."""
+        if self.backend.dtype != "int8":
+            return False
+        quantize = self.frontend.quantize
+        if quantize is not None and quantize.lm_head is not None:
+            return quantize.lm_head
+        return self.target == "llvm"
+
+    @property
+    def artifact_dir(self) -> Path:
+        """``<workspace.path>/<name>``."""
+        return Path(self.workspace.path) / self.name
+
+    @property
+    def _lengths(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        shape = self.frontend.shape.input_ids
+        if shape is None or not self.language_model:
+            raise ValueError(f"{self.name} is not a language model: it has no prefill and context lengths")
+        prefill, context = shape
+        if isinstance(prefill, int) or isinstance(context, int):
+            raise ValueError(f"{self.name}: input_ids is the shape of a graph's input, not lengths")
+        return prefill, context

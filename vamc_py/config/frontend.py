@@ -1,0 +1,159 @@
+"""The section ``frontend``: which model, at which lengths, quantized how."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+
+from vamc_py.config.section import Section, on
+
+FrontendType = Literal["huggingface", "gguf", "onnx", "pytorch", "keras", "tensorflow", "darknet"]
+QuantizeType = Literal["w8a16", "w8a16_gptq", "w16kv8"]
+
+_TYPE_BY_SUFFIX = {
+    ".gguf": "gguf",
+    ".onnx": "onnx",
+    ".pt": "pytorch",
+    ".pth": "pytorch",
+    ".torchscript": "pytorch",
+    ".h5": "keras",
+    ".pb": "tensorflow",
+    ".weights": "darknet",
+}
+
+MOST_TOKENS = 1 << 20
+
+Length = Annotated[int, Field(gt=0, le=MOST_TOKENS, multiple_of=16)]
+Lengths = tuple[Annotated[tuple[Length, ...], Field(min_length=1)], tuple[Length, ...]]
+Dimension = Annotated[int, Field(gt=0)]
+
+
+def nesting(value: object) -> str:
+    """Tag of a shape: ``<nested>`` for a list of lists, else ``<flat>``. The brackets mark it as no key of the file."""
+    nested = isinstance(value, tuple) and any(isinstance(part, tuple) for part in value)
+    return "<nested>" if nested else "<flat>"
+
+
+_Flat = Annotated[tuple[Dimension, ...], Tag("<flat>")]
+TokenShape = Annotated[Annotated[Lengths, Tag("<nested>")] | _Flat, Discriminator(nesting)]
+InputShape = Annotated[
+    Annotated[tuple[tuple[Dimension, ...], ...], Tag("<nested>")] | _Flat,
+    Discriminator(nesting),
+]
+
+
+def type_by_name(checkpoint: object) -> str:
+    """The frontend type that a checkpoint's file ending tells; ``huggingface`` for a folder or a hub id."""
+    return _TYPE_BY_SUFFIX.get(PurePath(str(checkpoint)).suffix.lower(), "huggingface")
+
+
+class Shape(Section):
+    """Lengths of a language model, or the input shapes of another network, by the name of the input."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, InputShape]
+
+    input_ids: TokenShape | None = Field(
+        default=None,
+        description="`[[prefill lengths], [context lengths]]` in tokens, each a multiple of 16. The longest prefill is "
+        "the most tokens of one step, the longest context the most positions of one sequence. `[[512], []]` is "
+        "prefill only (embedding models). A flat list is the shape of an ONNX graph's input.",
+        json_schema_extra=on("vacc", "llvm", "cuda", form="list of two lists of int"),
+    )
+
+
+class ModelKwargs(Section):
+    """How the model is built from the checkpoint."""
+
+    b2s: bool = Field(
+        default=False,
+        description="vamc's switch for throughput (true) or latency (false).",
+        json_schema_extra=on("vacc"),
+    )
+    tp: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Tensor parallelism: the number of dies that share the model.",
+        json_schema_extra=on("vacc"),
+    )
+    model_arch: Literal["vacc"] | None = Field(
+        default=None,
+        description="`vacc`: read `config_vacc.json` in place of `config.json` where the checkpoint has one.",
+    )
+    align_qkv: bool = Field(
+        default=False,
+        description="Pads the KV heads to a multiple of `tp`. Needed where `num_key_value_heads % tp` is not 0.",
+        json_schema_extra=on("vacc"),
+    )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Trace the checkpoint's own `modeling_*_vacc.py` (named by `auto_map`). This runs the checkpoint's "
+        "code on your machine, so it has to be asked for; without it vamc-py's own model is used.",
+    )
+    build_visual: bool = Field(
+        default=False,
+        description="Build the vision tower of a vision-language model in place of its language model.",
+        json_schema_extra=on(),
+    )
+
+
+class CalibrationArguments(Section):
+    """Settings of GPTQ; each default is GPTQ's own."""
+
+    true_sequential: bool | None = Field(default=None, description="Quantize the layers inside a block one by one.")
+    wbits: Annotated[int, Field(ge=2, le=8)] | None = Field(default=None, description="Bits of a weight.")
+    damp_percent: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="Share of the mean diagonal added to the Hessian before it is inverted."
+    )
+    blocksize: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Columns quantized at a time.")
+    desc_act: bool | None = Field(default=None, description="Quantize the columns in order of falling activation.")
+    onegroup: bool | None = Field(default=None, description="One scale for each output row, no groups of columns.")
+
+
+class Quantize(Section):
+    """How the weights become int8. Without this section `backend.dtype: int8` means `w8a16`."""
+
+    type: QuantizeType | None = Field(
+        default=None,
+        description="`w8a16`: int8 weights for each output row, rounded to nearest, no data needed (what `dtype: int8` "
+        "means when nothing is written here). `w8a16_gptq`: the same format calibrated by GPTQ. `w16kv8`: int8 KV "
+        "cache.",
+    )
+    lm_head: bool | None = Field(
+        default=None,
+        description="Quantize lm_head and the embedding too. null is the target's default: true on llvm.",
+    )
+    device: str | None = Field(
+        default=None, description="Where the calibration runs, such as `cuda:5` or `cpu`. Not used by `w8a16`."
+    )
+    calib_args: CalibrationArguments | None = Field(default=None, description="Settings of GPTQ. Not used by `w8a16`.")
+
+
+class Frontend(Section):
+    """The checkpoint and what is traced from it."""
+
+    checkpoint: str = Field(
+        min_length=1,
+        description="A folder, a file or a Hugging Face hub id. A relative path starts at the current directory, not "
+        "at the YAML file, as with vamc.",
+    )
+    type: FrontendType = Field(
+        default="huggingface",
+        description="Form of the checkpoint. When absent, the file ending tells (`.gguf`, `.onnx`, `.pb`, ...).",
+    )
+    dtype: Literal["fp32", "fp16", "int64", "int32"] | None = Field(
+        default=None, description="Data type of an ONNX graph's inputs.", json_schema_extra=on()
+    )
+    shape: Shape = Field(description="The lengths to compile for.")
+    model_kwargs: ModelKwargs = Field(default_factory=ModelKwargs, description="How the model is built.")
+    quantize: Quantize | None = Field(default=None, description="How the weights become int8.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _type_from_checkpoint(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "type" not in data and isinstance(data.get("checkpoint"), str):
+            return {**data, "type": type_by_name(data["checkpoint"])}
+        return data

@@ -1,0 +1,50 @@
+"""The one notice that names keys which are accepted but do nothing in this build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vamc_py.config.config import Config
+from vamc_py.config.place import Path, dotted
+from vamc_py.config.section import Section, section_of, targets_of
+
+_CALIBRATION: tuple[Path, ...] = (
+    ("dataset",),
+    ("frontend", "quantize", "device"),
+    ("frontend", "quantize", "calib_args"),
+)
+_CHECKPOINT_CODE: tuple[Path, ...] = (
+    ("frontend", "model_kwargs", "model_arch"),
+    ("frontend", "model_kwargs", "trust_remote_code"),
+)
+
+
+def unused_notice(config: Config) -> str | None:
+    """Names, in the order of the file's sections, the keys that were written and mean nothing here; None without any.
+
+    A section of which nothing is used is named once, as a whole.
+    """
+    unused = [dotted(path) for path in _unused(config, config, ())]
+    if not unused:
+        return None
+    build = " ".join(filter(None, (config.backend.type, config.quantize_type)))
+    return f"{build} does not use: {', '.join(unused)}."
+
+
+def _unused(config: Config, section: Section, prefix: Path) -> Iterator[Path]:
+    for name, field in type(section).model_fields.items():
+        value, path = getattr(section, name), (*prefix, name)
+        if name not in section.model_fields_set or value is None:
+            continue
+        if config.target not in targets_of(field) or _without_effect(config, path):
+            if value != field.get_default(call_default_factory=True) or isinstance(value, Section):
+                yield path
+        elif section_of(field.annotation) and isinstance(value, Section):
+            yield from _unused(config, value, path)
+
+
+def _without_effect(config: Config, path: Path) -> bool:
+    """Keys whose use hangs on other keys: calibration needs a calibrated type, a GGUF file holds no code."""
+    if path in _CALIBRATION:
+        return config.language_model and config.quantize_type in (None, "w8a16")
+    return path in _CHECKPOINT_CODE and config.frontend.type == "gguf"

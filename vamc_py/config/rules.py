@@ -1,0 +1,56 @@
+"""Rules between keys. They read the raw data, so that they speak together with the faults of single keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vamc_py.config.frontend import nesting, type_by_name
+from vamc_py.config.tree import Tree
+
+_INPUT_IDS = ("frontend", "shape", "input_ids")
+_WRITE = "write input_ids: [[prefill lengths], [context lengths]], such as [[512], [2048]]"
+
+
+def check_rules(tree: Tree) -> None:
+    """Note what is wrong between keys in ``tree.faults``; keys of a wrong type are left to the models."""
+    data = tree.data if isinstance(tree.data, dict) else {}
+    if data.get("name") in (".", ".."):
+        tree.fault(("name",), "this would not be a folder of its own below workspace.path; choose another name")
+    if _is_language_model(_mapping(data, "frontend")):
+        _check_lengths(tree, _mapping(data, "frontend"))
+
+
+def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:
+    value = data.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _is_language_model(frontend: dict[str, Any]) -> bool:
+    kind = frontend.get("type", type_by_name(frontend.get("checkpoint")))
+    return kind in ("huggingface", "gguf") and _mapping(frontend, "model_kwargs").get("build_visual") is not True
+
+
+def _check_lengths(tree: Tree, frontend: dict[str, Any]) -> None:
+    shape = frontend.get("shape")
+    if not isinstance(shape, dict) or tree.refused_below(_INPUT_IDS):
+        return
+    if shape.get("input_ids") is None:
+        tree.fault(_INPUT_IDS, f"missing; {_WRITE}")
+        return
+    lengths = shape["input_ids"]
+    if not isinstance(lengths, tuple):
+        return
+    if nesting(lengths) == "<flat>":
+        tree.fault(_INPUT_IDS, f"a flat list is the shape of a graph's input; for a language model {_WRITE}")
+        return
+    if len(lengths) == 2 and all(isinstance(part, tuple) for part in lengths):
+        _check_order(tree, *(tuple(n for n in part if type(n) is int) for part in lengths))
+
+
+def _check_order(tree: Tree, prefill: tuple[int, ...], context: tuple[int, ...]) -> None:
+    if prefill and context and max(prefill) > max(context):
+        tree.fault(
+            (*_INPUT_IDS, 0),
+            f"the prefill length {max(prefill)} is longer than the context length {max(context)}; a prompt has to fit "
+            "in the context",
+        )

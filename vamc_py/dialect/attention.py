@@ -1,0 +1,171 @@
+"""R.vamc.attention (a whole sequence, with a mask) and R.vamc.cached_attention (ragged, over in-place caches)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax
+from tvm.script import tirx as T
+
+from vamc_py.dialect.registry import define, dtype_of, shape_of, tensor
+
+CACHE_BLOCK = 16  # positions that lie together in a cache
+
+
+def _reference(_builder: Any, call: Any) -> Any:
+    q, k, v, mask = call.args
+    heads, kv_heads = int(shape_of(q)[2]), int(shape_of(k)[2])
+    q, k, v = (relax.op.permute_dims(x, [0, 2, 1, 3]) for x in (q, k, v))
+    if heads != kv_heads:
+        k, v = (relax.op.repeat(x, heads // kv_heads, axis=1) for x in (k, v))
+    scores = relax.op.matmul(q, relax.op.permute_dims(k, [0, 1, 3, 2]))
+    scores = relax.op.add(relax.op.multiply(scores, relax.const(call.attrs["scale"], "float32")), mask)
+    out = relax.op.matmul(relax.op.nn.softmax(scores, axis=-1), v)
+    return relax.op.permute_dims(out, [0, 2, 1, 3])
+
+
+@define("attention", infer_type=lambda call: call.args[0].ty, reference=_reference)
+def attention(q: Any, k: Any, v: Any, mask: Any, *, scale: float) -> tuple[list[Any], dict[str, Any]]:
+    """Grouped-query attention: softmax(q @ k.T * scale + mask) @ v, a head of q using head h * KV // H of k and v.
+
+    q f32 [1, n, H, d]; k, v f32 [1, t, KV, d]; mask f32, broadcast to [1, H, n, t] -> f32 [1, n, H, d].
+    """
+    return [q, k, v, mask], {"scale": float(scale)}
+
+
+def _cached_reference(builder: Any, call: Any) -> Any:
+    q, k = call.args[0], call.args[1]
+    kernel = cached_attention_reference(
+        int(shape_of(q)[-2]), int(shape_of(k)[-2]), int(shape_of(q)[-1]), dtype_of(call.args[6]), call.attrs["scale"]
+    )
+    q, k, v, positions, slots, pages, k_cache, v_cache = call.args
+    if len(shape_of(q)) != 3:
+        raise ValueError("cached_attention lowers on [n, heads, head_dim]: run flatten_batch before")
+    results = relax.op.call_tir_inplace(
+        builder.add_func(kernel, "cached_attention_reference"),
+        [q, k, v, positions, slots, pages, k_cache, v_cache],
+        [6, 7, -1],
+        [k_cache.ty, v_cache.ty, q.ty],
+    )
+    return relax.TupleGetItem(builder.emit(results), 2)
+
+
+@define("cached_attention", infer_type=lambda call: call.args[0].ty, reference=_cached_reference)
+def cached_attention(
+    q: Any, k: Any, v: Any, positions: Any, slots: Any, pages: Any, k_cache: Any, v_cache: Any, *, scale: float
+) -> tuple[list[Any], dict[str, Any]]:
+    """Writes k and v of the new tokens into the caches, then attends over each token's sequence up to its position.
+
+    q f32 [n, H, d] and k, v f32 [n, KV, d] (or with a leading 1), rotated; positions, slots i32 [n]: token i is at
+    ``positions[i]`` of sequence slot ``slots[i]``, a slot's tokens lie together in ascending order; pages i32 [s, p]:
+    position t of slot s is in page ``pages[s, t // page_size]``. Caches, float16 or float32, changed in place: k_cache
+    [pages, KV, blocks, d, 16], v_cache [pages, KV, blocks, 16, d]; page_size = 16 * blocks -> f32 like q.
+    """
+    return [q, k, v, positions, slots, pages, k_cache, v_cache], {"scale": float(scale)}
+
+
+def _fused_cached_infer(call: Any) -> Any:
+    return tensor([*shape_of(call.args[0])[:-1], call.attrs["heads"] * call.attrs["head_dim"]])
+
+
+def _fused_cached_reference(builder: Any, call: Any) -> Any:
+    qkv, *norms, cos, sin, positions, slots, pages, k_cache, v_cache = call.args
+    heads, kv_heads, dim = (int(call.attrs[name]) for name in ("heads", "kv_heads", "head_dim"))
+    n = shape_of(qkv)[0]
+    parts = builder.emit(relax.op.split(qkv, [heads * dim, (heads + kv_heads) * dim], axis=-1))
+    q = builder.emit(relax.op.reshape(parts[0], [n, heads, dim]))
+    k = builder.emit(relax.op.reshape(parts[1], [n, kv_heads, dim]))
+    v = builder.emit(relax.op.reshape(parts[2], [n, kv_heads, dim]))
+    if norms:
+        q, k = (builder.emit(_normalized(x, w, call.attrs["epsilon"])) for x, w in zip((q, k), norms, strict=True))
+    from vamc_py.dialect.rotary import rotary
+
+    q, k = (builder.emit(rotary(x, cos, sin)) for x in (q, k))
+    attended = cached_attention(q, k, v, positions, slots, pages, k_cache, v_cache, scale=call.attrs["scale"])
+    return relax.op.reshape(builder.emit(attended), [n, heads * dim])
+
+
+def _normalized(x: Any, weight: Any, epsilon: float) -> Any:
+    from vamc_py.dialect.rms_norm import rms_norm
+
+    return rms_norm(x, weight, epsilon=epsilon)
+
+
+@define("qkv_attention", infer_type=_fused_cached_infer, reference=_fused_cached_reference)
+def qkv_attention(
+    *arguments: Any, heads: int, kv_heads: int, head_dim: int, scale: float, epsilon: float = 0.0
+) -> tuple[list[Any], dict[str, Any]]:
+    """cached_attention with what comes before it: the split of a merged projection, q and k norm, and the rotation.
+
+    qkv f32 [n, (H + 2 KV) * d]: q heads, then k, then v; [q_norm f32 [d], k_norm f32 [d]: RMSNorm over each head, with
+    ``epsilon``]; cos, sin f32 [n, d]; positions, slots, pages, k_cache, v_cache as in cached_attention -> f32 [n, H * d].
+    """
+    return list(arguments), {
+        "heads": int(heads),
+        "kv_heads": int(kv_heads),
+        "head_dim": int(head_dim),
+        "scale": float(scale),
+        "epsilon": float(epsilon),
+    }
+
+
+def cached_attention_reference(heads: int, kv_heads: int, dim: int, cache_dtype: str, scale: float) -> Any:
+    """The definition of cached_attention as plain scalar loops: slow, and short enough to be checked by reading."""
+    group = heads // kv_heads
+
+    @T.prim_func
+    def reference(
+        q_handle: T.handle,
+        k_handle: T.handle,
+        v_handle: T.handle,
+        positions_handle: T.handle,
+        slots_handle: T.handle,
+        pages_handle: T.handle,
+        k_cache_handle: T.handle,
+        v_cache_handle: T.handle,
+        out_handle: T.handle,
+    ):
+        T.func_attr({"op_pattern": 8})
+        n, s, p, pages_total, blocks = T.int64(), T.int64(), T.int64(), T.int64(), T.int64()
+        q = T.match_buffer(q_handle, (n, heads, dim), "float32")
+        k = T.match_buffer(k_handle, (n, kv_heads, dim), "float32")
+        v = T.match_buffer(v_handle, (n, kv_heads, dim), "float32")
+        positions = T.match_buffer(positions_handle, (n,), "int32")
+        slots = T.match_buffer(slots_handle, (n,), "int32")
+        pages = T.match_buffer(pages_handle, (s, p), "int32")
+        k_cache = T.match_buffer(k_cache_handle, (pages_total, kv_heads, blocks, dim, CACHE_BLOCK), cache_dtype)
+        v_cache = T.match_buffer(v_cache_handle, (pages_total, kv_heads, blocks, CACHE_BLOCK, dim), cache_dtype)
+        out = T.match_buffer(out_handle, (n, heads, dim), "float32")
+        state = T.alloc_buffer((3,), "float32")  # largest score, sum of the weights, the score at hand
+        for i, h, d in T.grid(n, kv_heads, dim):
+            at = T.cast(positions[i], "int64")
+            page = pages[slots[i], at // (blocks * CACHE_BLOCK)]
+            k_cache[page, h, at // CACHE_BLOCK % blocks, d, at % CACHE_BLOCK] = T.cast(k[i, h, d], cache_dtype)
+            v_cache[page, h, at // CACHE_BLOCK % blocks, at % CACHE_BLOCK, d] = T.cast(v[i, h, d], cache_dtype)
+        for i, h in T.grid(n, heads):
+            state[0] = T.float32(-3e38)
+            state[1] = T.float32(0)
+            for d in range(dim):
+                out[i, h, d] = T.float32(0)
+            for passage in range(2):  # first the largest score, then the weighted sum
+                for t in range(T.cast(positions[i], "int64") + T.int64(1)):
+                    page = pages[slots[i], t // (blocks * CACHE_BLOCK)]
+                    state[2] = T.float32(0)
+                    for d in range(dim):
+                        state[2] = state[2] + q[i, h, d] * T.cast(
+                            k_cache[page, h // group, t // CACHE_BLOCK % blocks, d, t % CACHE_BLOCK], "float32"
+                        )
+                    state[2] = state[2] * T.float32(scale)
+                    if passage == 0:
+                        state[0] = T.max(state[0], state[2])
+                    else:
+                        state[2] = T.exp(state[2] - state[0])
+                        state[1] = state[1] + state[2]
+                        for d in range(dim):
+                            out[i, h, d] = out[i, h, d] + state[2] * T.cast(
+                                v_cache[page, h // group, t // CACHE_BLOCK % blocks, t % CACHE_BLOCK, d], "float32"
+                            )
+            for d in range(dim):
+                out[i, h, d] = out[i, h, d] / state[1]
+
+    return reference

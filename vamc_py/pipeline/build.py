@@ -1,0 +1,55 @@
+"""From the lowered program to mod.so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tvm
+from tvm import relax
+
+from vamc_py import _tvm
+from vamc_py._shape_functions import sort_shape_functions
+from vamc_py.pipeline.program import Program
+from vamc_py.schedules.llvm.machine_limits import machine_limits
+from vamc_py.target.description import TargetDescription
+
+
+def build_module(program: Program, target: TargetDescription) -> tvm.runtime.Module:
+    """The compiled Relax executable: ``step``, its kernels, and the loops that measure the machine's limits."""
+    module = program.module.clone()
+    for name, function in machine_limits(target.threads).items():
+        module[name] = function.with_attr("global_symbol", name)
+    tvm_target = target.tvm_target()
+    with tvm_target:
+        return tvm.compile(module, target=tvm_target, relax_pipeline=lowering())
+
+
+def lowering() -> tvm.transform.Pass:
+    """TVM's CPU pipeline without the dispatch to libraries that no wheel has, and with its faults mended."""
+    passes = relax.transform
+    return tvm.transform.Sequential(
+        [
+            passes.LegalizeOps(),
+            passes.AnnotateTIROpPattern(),
+            passes.FoldConstant(),
+            passes.FuseOps(),
+            passes.FuseTIR(),
+            _tvm.rewrite_dataflow_reshape,
+            passes.ToNonDataflow(),
+            passes.RemovePurityChecking(),
+            passes.CallTIRRewrite(),
+            passes.StaticPlanBlockMemory(),
+            passes.LowerAllocTensor(),
+            passes.KillAfterLastUse(),
+            passes.LowerRuntimeBuiltin(),
+            passes.ComputePrimValue(),
+            passes.VMShapeLower(),
+            passes.AttachGlobalSymbol(),
+            sort_shape_functions,
+        ]
+    )
+
+
+def export_module(executable: tvm.runtime.Module, path: Path, link: dict[str, object]) -> None:
+    """Writes the shared library; ``link`` are the options of ``_link.link_options``."""
+    executable.export_library(str(path), **link)

@@ -1,0 +1,63 @@
+"""The passes that run, in order, for a target and a weight type."""
+
+from __future__ import annotations
+
+from vamc_py.passes.bundle_parameters import BundleParameters
+from vamc_py.passes.cast_weights import CastWeights
+from vamc_py.passes.flatten_batch import FlattenBatch
+from vamc_py.passes.fuse_attention import FuseAttention
+from vamc_py.passes.fuse_residual import FuseResidual
+from vamc_py.passes.fuse_swiglu import FuseSwiglu
+from vamc_py.passes.kv_cache_layout import KvCacheLayout
+from vamc_py.passes.lower_reference import LowerReference
+from vamc_py.passes.merge_linear import MergeLinear
+from vamc_py.passes.quantize_int8 import QuantizeInt8
+from vamc_py.passes.raise_attention import RaiseAttention
+from vamc_py.passes.raise_embedding import RaiseEmbedding
+from vamc_py.passes.raise_linear import RaiseLinear
+from vamc_py.passes.raise_rms_norm import RaiseRmsNorm
+from vamc_py.passes.raise_rotary import RaiseRotary
+from vamc_py.passes.raise_swiglu import RaiseSwiglu
+from vamc_py.passes.select_kernels import SelectKernels
+from vamc_py.passes.simplify import Simplify
+from vamc_py.passes.strided_slice import StridedSlice
+from vamc_py.pipeline.base import Pass
+
+_RAISE: tuple[Pass, ...] = (
+    Simplify(),
+    RaiseLinear(),
+    RaiseEmbedding(),
+    RaiseRmsNorm(),
+    RaiseSwiglu(),
+    RaiseRotary(),
+    RaiseAttention(),
+    Simplify(),
+)
+_STEP: tuple[Pass, ...] = (
+    StridedSlice(),
+    KvCacheLayout(),
+    Simplify(),
+    FlattenBatch(),
+    Simplify(),
+    MergeLinear(),
+    FuseSwiglu(),
+    FuseResidual(),
+    FuseAttention(),
+    Simplify(),
+)
+_LOWER: tuple[Pass, ...] = (SelectKernels(), LowerReference(), BundleParameters())
+
+
+def weight_passes(dtype: str, *, quantize_lm_head: bool) -> tuple[Pass, ...]:
+    """The passes that give the weights their type: ``dtype`` is backend.dtype (int8, fp16, bf16, fp32)."""
+    if dtype == "int8":
+        # Without lm_head the embedding and the output projection stay float, in 16 bits.
+        rest = () if quantize_lm_head else (CastWeights("float16"),)
+        return (QuantizeInt8(lm_head=quantize_lm_head), *rest)
+    names = {"fp16": "float16", "bf16": "bfloat16"}
+    return (CastWeights(names[dtype]),) if dtype in names else ()
+
+
+def default_pipeline(dtype: str, *, quantize_lm_head: bool) -> tuple[Pass, ...]:
+    """The whole pass list of the llvm target."""
+    return (*_RAISE, *_STEP, *weight_passes(dtype, quantize_lm_head=quantize_lm_head), *_LOWER)

@@ -1,0 +1,65 @@
+"""What the passes work on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tvm
+
+from vamc_py.weights.plan import ParameterPlan
+
+MAIN = "main"
+STEP = "step"
+# Function attributes that say what the parameters are: first the inputs, then the caches, then the weights.
+INPUTS_ATTRIBUTE = "vamc.inputs"
+CACHES_ATTRIBUTE = "vamc.caches"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A Relax module, how its weights are made, and what a reader of the result should know.
+
+    The module holds ``main`` (one sequence, as traced) until the KV-cache layout pass turns it into ``step`` (ragged).
+    """
+
+    module: Any  # tvm.IRModule
+    plan: ParameterPlan
+    notes: tuple[str, ...] = ()  # one sentence each: what did not fire, what stayed slow
+
+    @property
+    def name(self) -> str:
+        """The function's name: "main" or "step"."""
+        return STEP if STEP in {gv.name_hint for gv in self.module.get_global_vars()} else MAIN
+
+    @property
+    def function(self) -> Any:
+        """The Relax function."""
+        return self.module[self.name]
+
+    def with_function(self, function: Any, *, plan: ParameterPlan | None = None, name: str | None = None) -> Program:
+        """The program with another Relax function, its kernels kept; ``name`` renames it."""
+        old, new = self.name, name or self.name
+        functions = {gv: f for gv, f in self.module.functions_items() if new == old or gv.name_hint != old}
+        module = tvm.IRModule(functions, attrs=self.module.attrs)
+        module[new] = function.with_attr("global_symbol", new)
+        return replace(self, module=module, plan=self.plan if plan is None else plan)
+
+    def note(self, *sentences: str) -> Program:
+        """The program with more notes."""
+        return replace(self, notes=(*self.notes, *sentences))
+
+
+def attribute(function: Any, name: str, default: int) -> int:
+    """An integer attribute of a function."""
+    attributes: Mapping[str, Any] = function.attrs or {}
+    return int(attributes[name]) if name in attributes else default
+
+
+def layout(function: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    """The function's parameters as (inputs, caches, weights)."""
+    inputs = attribute(function, INPUTS_ATTRIBUTE, 0)
+    caches = attribute(function, CACHES_ATTRIBUTE, 0)
+    parameters = list(function.params)
+    return parameters[:inputs], parameters[inputs : inputs + caches], parameters[inputs + caches :]

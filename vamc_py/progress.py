@@ -1,0 +1,101 @@
+"""Progress on stderr: live bars on a terminal, a few plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+LOG_INTERVAL = 5.0  # seconds between two lines of one loop in a log
+
+Item = TypeVar("Item")
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Announce a part of the work, and say how many seconds it took; a failure is announced and passed on."""
+    started = time.monotonic()
+    if not sys.stderr.isatty():
+        _say(name)
+    try:
+        with _shown(name, total=None):
+            yield
+    except BaseException:
+        _say(f"{name}: stopped after {time.monotonic() - started:.1f} s")
+        raise
+    _say(f"{name}: done in {time.monotonic() - started:.1f} s")
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Yield ``items`` while showing how many are done, of ``total`` (default: their length where they have one).
+
+    A log gets a line only for a loop that lasts longer than LOG_INTERVAL.
+    """
+    if total is None and isinstance(items, Collection):
+        total = len(items)
+    with _shown(description, total) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+@contextmanager
+def _shown(name: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """Show one task, nested in those that are already shown; the value counts one item as done."""
+    if not sys.stderr.isatty():
+        yield _log_counter(name, total)
+        return
+    with _live_display() as display:
+        task = display.add_task(name, total=total)
+        try:
+            yield lambda: display.advance(task)
+        finally:
+            display.remove_task(task)
+
+
+def _log_counter(name: str, total: int | None) -> Callable[[], None]:
+    done = 0
+    last_line = time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, last_line
+        done += 1
+        now = time.monotonic()
+        if now - last_line >= LOG_INTERVAL:
+            last_line = now
+            _say(f"{name}: {done}" if total is None else f"{name}: {done} of {total}")
+
+    return advance
+
+
+_display: Progress | None = None  # the one live display of the process, while any task is shown
+
+
+@contextmanager
+def _live_display() -> Iterator[Progress]:
+    global _display
+    if _display is not None:
+        yield _display
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    text = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as _display:
+        try:
+            yield _display
+        finally:
+            _display = None
+
+
+def _say(line: str) -> None:
+    if _display is not None:
+        _display.console.print(line, markup=False, highlight=False)
+    else:
+        print(line, file=sys.stderr, flush=True)

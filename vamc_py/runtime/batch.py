@@ -1,0 +1,98 @@
+"""The checks of one step's arguments. Compiled code makes none: an index out of range there is a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vamc_py.errors import UserError
+
+Integers: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the arguments of a step must respect."""
+
+    vocab: int  # entries of the vocabulary
+    slots: int  # sequence slots
+    context: int  # positions of one slot
+    tokens: int  # most tokens in one step
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Checked arguments of a step, each an int32 array: ``tokens``, ``positions``, ``slots`` [n], ``rows`` [m]."""
+
+    tokens: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int32]
+    slots: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int32]
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(slot, first position, position after the last) for each slot of the batch, in order."""
+        starts = _run_starts(self.slots)
+        ends = [*starts[1:], len(self.slots)]
+        return [
+            (int(self.slots[a]), int(self.positions[a]), int(self.positions[b - 1]) + 1)
+            for a, b in zip(starts, ends, strict=True)
+        ]
+
+
+def check(tokens: Integers, positions: Integers, slots: Integers, rows: Integers, bounds: Bounds) -> Batch:
+    """The arguments as a Batch; UserError names the argument and the entry that is wrong."""
+    arrays = {"tokens": integers("tokens", tokens)}
+    count = len(arrays["tokens"])
+    if not 1 <= count <= bounds.tokens:
+        raise UserError(f"tokens: {count} in one step; this artifact takes 1 to {bounds.tokens}")
+    for name, values in (("positions", positions), ("slots", slots)):
+        arrays[name] = integers(name, values)
+        if len(arrays[name]) != count:
+            raise UserError(f"{name}: {len(arrays[name])} entries for {count} tokens; give one for each token")
+    arrays["rows"] = integers("rows", rows)
+    limits = {"tokens": bounds.vocab, "positions": bounds.context, "slots": bounds.slots, "rows": count}
+    for name, values in arrays.items():
+        _in_range(name, values, limits[name])
+    batch = Batch(**{name: values.astype(np.int32) for name, values in arrays.items()})
+    _ordered(batch)
+    return batch
+
+
+def integers(name: str, values: Integers) -> npt.NDArray[np.integer[Any]]:
+    """``values`` as a one-dimensional integer array; UserError otherwise. An empty list is an empty array."""
+    array = np.asarray(values)
+    if array.size == 0 and array.ndim == 1:
+        return np.zeros(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UserError(f"{name}: a list of whole numbers is wanted, not {array.ndim} dimensions of {array.dtype}")
+    return array
+
+
+def _in_range(name: str, values: npt.NDArray[np.integer[Any]], end: int) -> None:
+    wrong = (values < 0) | (values >= end)
+    if wrong.any():
+        index = int(wrong.argmax())
+        raise UserError(f"{name}[{index}] is {values[index]}; it must be from 0 to {end - 1}")
+
+
+def _run_starts(slots: npt.NDArray[np.int32]) -> list[int]:
+    return [0, *(np.flatnonzero(slots[1:] != slots[:-1]) + 1).tolist()]
+
+
+def _ordered(batch: Batch) -> None:
+    """The tokens of one slot stand together, and their positions ascend by one."""
+    slots, positions = batch.slots, batch.positions
+    firsts = slots[_run_starts(slots)].tolist()
+    if len(set(firsts)) != len(firsts):
+        again = next(slot for index, slot in enumerate(firsts) if slot in firsts[:index])
+        raise UserError(f"slots: the tokens of slot {again} are apart; put the tokens of one slot together")
+    jumps = (slots[1:] == slots[:-1]) & (positions[1:] != positions[:-1] + 1)
+    if jumps.any():
+        index = int(jumps.argmax()) + 1
+        raise UserError(
+            f"positions[{index}] is {positions[index]} after {positions[index - 1]}; within a slot they ascend by one"
+        )

@@ -1,0 +1,184 @@
+"""The executor: an artifact made ready to step, with its parameters mapped and its KV cache kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vamc_py.artifact.manifest import MODULE_FILE, PARAMETERS_FILE, Function, Manifest
+from vamc_py.artifact.verify import check_for_load
+from vamc_py.errors import ArtifactError, UserError
+from vamc_py.runtime import batch as batches
+from vamc_py.runtime import cache, library, memory
+from vamc_py.runtime.batch import Batch, Bounds, Integers
+from vamc_py.runtime.parameters import map_parameters
+from vamc_py.runtime.threads import ComputeThread, available_cores, compute_thread
+
+Logits = npt.NDArray[np.float32]
+_INPUTS = ("tokens", "positions", "slots", "rows", "pages")
+
+
+class Executor:
+    """A loaded artifact with ``slots`` sequences of up to ``context`` positions each.
+
+    Load one with ``Executor.load``. Each slot holds one sequence: give its tokens in order of position with ``feed``
+    (one sequence) or ``step`` (a batch over several). A sequence is cut back by feeding again from an earlier
+    position. Methods may be called from any thread; steps run one after another.
+    """
+
+    def __init__(self, manifest: Manifest, module: Any, tensors: Tensors, compute: ComputeThread) -> None:
+        self.manifest = manifest
+        self.context = tensors.context
+        self.slots = tensors.slots
+        self.vocab_size = manifest.model.vocab_size
+        self.module = module  # the library's functions by name; bench finds the machine's limits there
+        self.compute = compute
+        self._step = library.load_executable(module)[manifest.step.name]
+        self._tensors = tensors
+        self._bounds = Bounds(self.vocab_size, self.slots, self.context, manifest.limits.prefill)
+        self._filled = [0] * self.slots  # positions of each slot that hold a token of its present sequence
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        slots: int = 1,
+        context: int | None = None,
+        threads: int | None = None,
+        verify: bool | None = None,
+    ) -> Executor:
+        """Load the artifact in ``folder``.
+
+        ``slots``: sequences at a time. ``context``: positions of each, at most and by default the artifact's limit.
+        ``threads``: workers of compiled code, by default the cores this process may use. ``verify``: True hashes all
+        files, False none, None only if these files have not been hashed before.
+
+        Raises ArtifactError for an artifact that is damaged or not for this machine, UserError for the other arguments.
+        """
+        manifest = check_for_load(folder, hashes=verify)
+        _check_signature(manifest.step)
+        context = _checked_context(context, manifest)
+        if slots < 1:
+            raise UserError(f"{slots} slots: at least one is wanted")
+        compute = compute_thread(available_cores() if threads is None else threads)
+        tensors = Tensors(folder, manifest, slots=slots, context=context)
+        return cls(manifest, library.load_module(folder / MODULE_FILE), tensors, compute)
+
+    def step(self, tokens: Integers, positions: Integers, slots: Integers, rows: Integers) -> Logits:
+        """One step over ``n`` tokens: float32 logits [m, vocab] of the tokens at the indices ``rows`` (``m`` of them).
+
+        Token i stands at ``positions[i]`` of slot ``slots[i]``. The tokens of one slot stand together, ascend by one,
+        and start no later than where the slot's sequence ends. ``n`` is at most ``manifest.limits.prefill``; ``m`` may
+        be 0. Raises UserError for arguments that break these rules.
+        """
+        batch = batches.check(tokens, positions, slots, rows, self._bounds)
+        with self._lock:
+            self._check_no_gap(batch)
+            for slot, start, _ in batch.runs():
+                self._filled[slot] = start  # until the step is through: one that is interrupted may have written
+            logits = self.compute.call(self._run, batch)
+            for slot, _, end in batch.runs():
+                self._filled[slot] = end
+        return logits
+
+    def feed(self, tokens: Integers, *, slot: int, start: int) -> Logits:
+        """Put ``tokens`` at the positions from ``start`` on of one slot; float32 logits [vocab] of the last one.
+
+        As many steps as the artifact's prefill limit asks for. Raises UserError, before any step, for tokens that do
+        not fit in the context.
+        """
+        array = batches.integers("tokens", tokens)
+        if len(array) == 0:
+            raise UserError("tokens: none given; feed at least one")
+        if start + len(array) > self.context:
+            raise UserError(
+                f"{len(array)} tokens from position {start} on do not fit in the context of {self.context} positions; "
+                f"shorten the prompt or {self._more_context()}"
+            )
+        limit = self._bounds.tokens
+        logits: Logits
+        for first in range(0, len(array), limit):
+            chunk = array[first : first + limit]
+            last = first + len(chunk) == len(array)
+            positions = np.arange(start + first, start + first + len(chunk))
+            logits = self.step(chunk, positions, np.full(len(chunk), slot), [len(chunk) - 1] if last else [])
+        return logits[0]  # type: ignore[no-any-return]
+
+    def call(self, name: str, *arrays: npt.NDArray[Any]) -> None:
+        """Run the module's plain function ``name`` on aligned arrays (``memory.zeros``), with the executor's threads.
+
+        Raises ArtifactError where the module has no such function.
+        """
+        try:
+            function = self.module.get_function(name, query_imports=True)  # the root holds the VM only
+        except AttributeError as error:
+            raise ArtifactError(f"{MODULE_FILE} has no function {name}; compile the artifact again") from error
+        self.compute.call(function, *(memory.tensor(array) for array in arrays))
+
+    def _more_context(self) -> str:
+        limit = self.manifest.limits.context
+        if self.context < limit:
+            return f"load the artifact with a longer context (it was compiled for up to {limit})"
+        return "compile with a longer context"
+
+    def _check_no_gap(self, batch: Batch) -> None:
+        for slot, start, _ in batch.runs():
+            if start > self._filled[slot]:
+                raise UserError(
+                    f"positions: slot {slot} holds {self._filled[slot]} tokens, so position {start} would leave a gap; "
+                    f"start at {self._filled[slot]} or before"
+                )
+
+    def _run(self, batch: Batch) -> Logits:
+        """On the compute thread: alone there, so that the index tensors are not overwritten while in use."""
+        inputs = self._tensors.inputs(batch)
+        logits = self._step(*inputs, self._tensors.caches, self._tensors.parameters)
+        return np.asarray(np.from_dlpack(logits), np.float32)  # no copy: they are float32
+
+
+class Tensors:
+    """The tensors that a step is called with, allocated once."""
+
+    def __init__(self, folder: Path, manifest: Manifest, *, slots: int, context: int) -> None:
+        array: Callable[[list[Any]], Any] = library.load().Array
+        self.slots = slots
+        self.context = context
+        self.parameters = array(map_parameters(folder / PARAMETERS_FILE, manifest.parameters))
+        self.caches = array(cache.allocate(manifest.step.caches, slots=slots, context=context))
+        # One page a slot, so page and slot have the same number.
+        pages = memory.zeros((slots, 1), "int32")
+        pages[:, 0] = np.arange(slots)
+        self._pages = memory.tensor(pages)
+        self._indices = [memory.zeros((manifest.limits.prefill,), "int32") for _ in range(4)]
+
+    def inputs(self, batch: Batch) -> list[Any]:
+        """The step's tensor inputs, in memory that the next call overwrites."""
+        tensors = []
+        for buffer, values in zip(self._indices, (batch.tokens, batch.positions, batch.slots, batch.rows), strict=True):
+            # A slice, not an array of its own: numpy gives an empty array a stride of 0, which compiled code refuses.
+            view = buffer[: len(values)]
+            view[:] = values
+            tensors.append(memory.tensor(view))
+        return [*tensors, self._pages]
+
+
+def _check_signature(step: Function) -> None:
+    names = tuple(spec.name for spec in step.inputs)
+    if names != _INPUTS:
+        raise ArtifactError(f"the function {step.name} takes {names} instead of {_INPUTS}; compile the artifact again")
+
+
+def _checked_context(context: int | None, manifest: Manifest) -> int:
+    limit = manifest.limits.context
+    if context is None:
+        return limit
+    if not 1 <= context <= limit:
+        raise UserError(f"a context of {context} positions: the artifact was compiled for 1 to {limit}")
+    return context

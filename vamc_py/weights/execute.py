@@ -1,0 +1,110 @@
+"""Runs a parameter plan: block by block from the checkpoint into the parameter file; no whole weight is in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from vamc_py.artifact.manifest import PARAMETER_ALIGNMENT, Parameter
+from vamc_py.errors import CheckpointError
+from vamc_py.weights.plan import Array, ParameterPlan, Recipe, numpy_dtype
+
+BLOCK_ELEMENTS = 4 << 20  # source elements in memory at a time: 16 MB in float32
+
+
+class TensorSource(Protocol):
+    """The part of a checkpoint that the plan reads."""
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The type of a parameter in the compiled function."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def write_parameters(
+    plan: ParameterPlan,
+    expected: Mapping[str, Expected],
+    source: TensorSource,
+    shapes: Mapping[str, Sequence[int]],
+    path: Path,
+    progress: Callable[[Sequence[str]], Iterator[str]] = iter,
+) -> tuple[list[Parameter], str]:
+    """Writes every parameter of the plan, in its order, each at a multiple of PARAMETER_ALIGNMENT.
+
+    ``shapes`` are the checkpoint's tensors. Returns the table of the manifest and the sha256 of the file. CheckpointError
+    for weights that are not finite, or not representable in the type asked for.
+    """
+    table: list[Parameter] = []
+    whole = hashlib.sha256()
+    with path.open("wb") as file:
+        for name in progress(list(plan)):
+            _pad(file, whole)
+            offset = file.tell()
+            own = hashlib.sha256()
+            for block in _blocks(plan[name], source, shapes, name):
+                data = memoryview(np.ascontiguousarray(block)).cast("B")
+                file.write(data)
+                own.update(data)
+                whole.update(data)
+            size = file.tell() - offset
+            kind = expected[name]
+            if size != int(np.prod(kind.shape, dtype=np.int64)) * numpy_dtype(kind.dtype).itemsize:
+                raise ValueError(f"the plan made {size} bytes for {name}, the function expects {kind}")
+            table.append(
+                Parameter(
+                    name=name, dtype=kind.dtype, shape=kind.shape, offset=offset, size=size, sha256=own.hexdigest()
+                )
+            )
+    return table, whole.hexdigest()
+
+
+def _pad(file: BinaryIO, whole: hashlib._Hash) -> None:
+    padding = bytes(-file.tell() % PARAMETER_ALIGNMENT)
+    file.write(padding)
+    whole.update(padding)
+
+
+def _blocks(recipe: Recipe, source: TensorSource, shapes: Mapping[str, Sequence[int]], name: str) -> Iterator[Array]:
+    """The parameter's data in pieces of whole rows."""
+    rows = [int(shapes[tensor][0]) for tensor in recipe.sources]
+    width = max(1, int(np.prod(shapes[recipe.sources[0]][1:], dtype=np.int64)))
+    multiple = int(np.lcm.reduce([step.rows_multiple for step in recipe.steps])) if recipe.steps else 1
+    length = max(multiple, BLOCK_ELEMENTS // width // multiple * multiple)
+    starts = np.concatenate([[0], np.cumsum(rows)])
+    for first in range(0, int(starts[-1]), length):
+        last = min(first + length, int(starts[-1]))
+        pieces = [
+            source.read(tensor, max(first - int(start), 0), min(last - int(start), count))
+            for tensor, start, count in zip(recipe.sources, starts, rows, strict=False)
+            if start < last and first < start + count
+        ]
+        block = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        yield _made(block, recipe, f"{', '.join(recipe.sources)}: rows {first} to {last - 1}", name)
+
+
+def _made(block: Array, recipe: Recipe, place: str, name: str) -> Array:
+    """The block after all steps. Each result is checked, not only the last: packed bfloat16 and int8 are integers."""
+    _check_finite(block, place, name)
+    for step in recipe.steps:
+        before, block = block, step.apply(block)
+        if block is not before:
+            _check_finite(block, place, name)
+    return block
+
+
+def _check_finite(block: Array, place: str, name: str) -> None:
+    if block.dtype.kind not in "iu" and not np.isfinite(block).all():
+        raise CheckpointError(
+            f"{place} hold values that are not finite in {block.dtype} (parameter {name}); "
+            "use a checkpoint without them, or a wider backend.dtype"
+        )
