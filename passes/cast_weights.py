@@ -10,6 +10,7 @@ from tvm import relax
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph
 from vamc_py.pipeline.matching import shape
+from vamc_py.pipeline.matrices import matrices
 from vamc_py.pipeline.program import Program, layout
 from vamc_py.weights.plan import Cast, Recipe
 
@@ -18,7 +19,8 @@ from vamc_py.weights.plan import Cast, Recipe
 class CastWeights(Pass):
     """Weights of linear layers and embeddings that are still float32 take the type ``dtype``; sums stay in float32.
 
-    Norms and biases stay float32: they are small, and their precision is cheap.
+    Norms and biases stay float32: they are small, and their precision is cheap. So do weights that another operator
+    reads as well.
     """
 
     dtype: str = "float16"  # or "bfloat16"
@@ -30,8 +32,7 @@ class CastWeights(Pass):
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)
         inputs, caches, weights = layout(program.function)
-        calls = [*graph.calls("relax.vamc.linear"), *graph.calls("relax.vamc.embedding")]
-        chosen = {call.args[1] for _, call in calls} & {w for w in weights if str(w.ty.dtype) == "float32"}
+        chosen = {weight for weight in matrices(graph, weights) if str(weight.ty.dtype) == "float32"}
         new: dict[Any, Any] = {w: relax.Var(w.name, relax.TensorType(shape(w), self.dtype)) for w in chosen}
         parameters = [new.get(w, w) for w in weights]
         recipes = {w.name: _cast(program.plan[w.name], self.dtype) for w in chosen}

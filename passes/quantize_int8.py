@@ -9,8 +9,9 @@ from tvm import relax
 
 from vamc_py.dialect import embedding, linear
 from vamc_py.pipeline.base import Context, Pass, Stage
-from vamc_py.pipeline.graph import Graph, operator_name
+from vamc_py.pipeline.graph import Graph
 from vamc_py.pipeline.matching import shape
+from vamc_py.pipeline.matrices import matrices
 from vamc_py.pipeline.program import Program, layout
 from vamc_py.weights.plan import QuantizeRows
 
@@ -20,7 +21,8 @@ class QuantizeInt8(Pass):
     """Per output row, symmetric, round to nearest: scale = max|w| / 127, on every linear layer of the decoder.
 
     ``lm_head`` takes the output projection and the embedding too (one table when they are tied). The activations stay
-    float in the graph (w8a16): how a kernel multiplies them is its own affair.
+    float in the graph (w8a16): how a kernel multiplies them is its own affair. Weights that another operator reads as
+    well keep their type.
     """
 
     lm_head: bool = True
@@ -32,7 +34,7 @@ class QuantizeInt8(Pass):
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)
         inputs, caches, weights = layout(program.function)
-        chosen = self._chosen(graph, {w for w in weights if str(w.ty.dtype) != "int8"})
+        chosen = self._chosen(graph, weights)
         values = {w: relax.Var(w.name, relax.TensorType(shape(w), "int8")) for w in chosen}
         scales = {w: relax.Var(f"{w.name}.scale", relax.TensorType(shape(w)[:1], "float32")) for w in chosen}
         for var, call in graph.calls("relax.vamc.linear"):
@@ -59,15 +61,10 @@ class QuantizeInt8(Pass):
         function = graph.rebuild(parameters=[*inputs, *caches, *parameters])
         return program.with_function(function, plan=type(program.plan)(recipes))
 
-    def _chosen(self, graph: Graph, weights: set[Any]) -> set[Any]:
+    def _chosen(self, graph: Graph, weights: list[Any]) -> set[Any]:
+        chosen = {weight for weight in matrices(graph, weights) if str(weight.ty.dtype) != "int8"}
+        if self.lm_head:
+            return chosen
         head = graph.call(graph.outputs()[0], "relax.vamc.linear")
-        outer = {head.args[1]} if head is not None else set()
-        outer |= {call.args[1] for _, call in graph.calls("relax.vamc.embedding")}
-        inner = {call.args[1] for _, call in graph.calls("relax.vamc.linear")}
-        return (((inner | outer) if self.lm_head else (inner - outer)) & weights) - _used_elsewhere(graph, weights)
-
-
-def _used_elsewhere(graph: Graph, weights: set[Any]) -> set[Any]:
-    """Weights that some other operator reads as float."""
-    known = {"relax.vamc.linear", "relax.vamc.embedding"}
-    return {w for w in weights if any(operator_name(graph.value(user)) not in known for user in graph.users[w])}
+        outer = {call.args[1] for _, call in graph.calls("relax.vamc.embedding")}
+        return chosen - outer - ({head.args[1]} if head is not None else set())

@@ -11,7 +11,7 @@ from tvm import relax
 from vamc_py.dialect import rotary, rotary_angles
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph
-from vamc_py.pipeline.matching import constant, reaches_end, same_dimension, same_shape, scalar, shape, static
+from vamc_py.pipeline.matching import constant, ends_with, reaches_end, same_shape, scalar, shape, static
 from vamc_py.pipeline.program import Program
 from vamc_py.pipeline.split import split_of
 
@@ -145,8 +145,8 @@ def _positions_and_frequencies(graph: Graph, expression: Any) -> tuple[Any, np.n
         if values is None or source is None or str(source.ty.dtype) != "float32":
             continue
         ids = _behind_shape(graph, source.args[0])
-        fits = len(shape(ids)) == 2 and static(shape(half)[-1]) == values.size
-        if fits and same_dimension(shape(half)[-2], shape(ids)[1]) and str(ids.ty.dtype).startswith("int"):
+        fits = len(shape(ids)) == 2 and ends_with(shape(half), [shape(ids)[1], values.size])
+        if fits and str(ids.ty.dtype).startswith("int"):
             return ids, values.reshape(-1).astype(np.float32)
     return None
 

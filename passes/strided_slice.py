@@ -35,13 +35,14 @@ class StridedSlice(Pass):
         hidden = head.args[0]
         sliced = last_token(graph, hidden)
         norm = graph.call(hidden if sliced is None else sliced, "relax.vamc.rms_norm")
-        if norm is not None:
-            slice_ = graph.bind(_slice_last(norm.args[0]), "last_token")
-            new = graph.bind(rms_norm(slice_, norm.args[1], epsilon=norm.attrs["epsilon"]), "last_norm")
-        elif sliced is None:
+        before_norm = None if norm is None else last_token(graph, norm.args[0])
+        if before_norm is not None or (norm is None and sliced is not None):
+            return program  # the slice is where it belongs
+        if norm is None:
             new = graph.bind(_slice_last(hidden), "last_token")
         else:
-            return program
+            slice_ = graph.bind(_slice_last(norm.args[0]), "last_token")
+            new = graph.bind(rms_norm(slice_, norm.args[1], epsilon=norm.attrs["epsilon"]), "last_norm")
         graph.replace(graph.origin(logits), linear(new, *head.args[1:], bias=head.attrs["bias"]))
         return program.with_function(graph.rebuild())
 

@@ -111,7 +111,7 @@ def _prepare(
     with T.parallel(0, batch.n * heads.kv_heads) as task:
         token = keep(T.truncdiv(task, T.int64(heads.kv_heads)))
         head = keep(T.truncmod(task, T.int64(heads.kv_heads)))
-        turned = workspace(heads.head_dim)
+        turned = workspace(heads.head_dim) if rotation else None
 
         def source(part: int, index: Expr) -> Callable[[Expr, int], Expr]:
             if rotation is None:

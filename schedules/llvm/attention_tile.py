@@ -113,13 +113,13 @@ class Partial:
 
 
 def workspace(*shape: Expr, dtype: str = "float32") -> Any:
-    """Emit a heap buffer of exactly this shape.
+    """Emit a heap buffer of this shape (of two elements where the shape has one: TVM takes that for a scalar variable).
 
     The view keeps CompactBufferAllocation away, which shrinks an allocation to the indices that it sees: those that come
     from memory (see `keep`) it takes for a single one.
     """
-    memory = T.alloc_buffer(shape, dtype)
-    return T.decl_buffer(shape, dtype, data=memory.data)
+    shape = (2,) if shape == (1,) else shape
+    return T.decl_buffer(shape, dtype, data=T.alloc_buffer(shape, dtype).data)
 
 
 def ceildiv(a: Expr, b: int) -> Expr:

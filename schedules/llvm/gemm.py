@@ -42,8 +42,9 @@ class LinearTile:
     """Up to `stream_rows` rows, a thread reads this many panels at once, from ranges far apart."""
     stream_rows: int = 1
     """0: always one panel at a time."""
-    ahead: int = 2048
-    """Where one tile takes all rows, weights are fetched this many bytes ahead of use, in each stream."""
+    ahead: int = 1024
+    """In each of several streams, weights are fetched this many bytes ahead of use. (One stream alone the hardware
+    fetches as well, and the prefetches cost a third of the speed on unlucky addresses.)"""
 
     def __post_init__(self) -> None:
         if self.vectors not in (1, 2, 4) or min(self.rows, self.row_block, self.streams) < 1:
@@ -176,7 +177,7 @@ def _single(group: tuple[Expr, ...], row: Expr, rows: int, tile: LinearTile, vec
         return [(panel, step + distance, T.int32(line)) for panel in group for line in range(lines)]
 
     vectors = tile.vectors if len(group) == 1 else PANEL // LANES
-    return Place(group, vector, vectors, row, rows, ahead if tile.ahead else _nothing)
+    return Place(group, vector, vectors, row, rows, ahead if tile.ahead and len(group) > 1 else _nothing)
 
 
 def _walk_blocks(n: Expr, panels: int, tile: LinearTile, emit: Emit) -> None:

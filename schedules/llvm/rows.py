@@ -36,11 +36,11 @@ def select_rows(features: int) -> PrimFunc:
 
 
 def gather_table(rows: int, features: int) -> PrimFunc:
-    """Arguments table f32[rows, features], ids i32[n], out f32[n, features]: out[i] = table[ids[i]]."""
+    """Arguments ids i32[n], table f32[rows, features], out f32[n, features]: out[i] = table[ids[i]]."""
     vectors, whole = features // LANES, features - features % LANES
 
     @T.prim_func(s_tir=True)
-    def kernel(table_: T.handle, ids_: T.handle, out_: T.handle) -> None:
+    def kernel(ids_: T.handle, table_: T.handle, out_: T.handle) -> None:
         T.func_attr({"tirx.noalias": True})
         n = T.int64()
         table = T.match_buffer(table_, (rows, features), "float32")

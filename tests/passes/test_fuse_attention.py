@@ -22,8 +22,8 @@ class Module:
         qkv: R.Tensor(("n", 64), "float32"),
         positions: R.Tensor(("n",), "int32"), slots: R.Tensor(("n",), "int32"), pages: R.Tensor(("s", "p"), "int32"),
         cos: R.Tensor(("n", 8), "float32"), sin: R.Tensor(("n", 8), "float32"),
-        k_cache: R.Tensor(("pages", 2, "blocks", 8, 16), "float16"),
-        v_cache: R.Tensor(("pages", 2, "blocks", 16, 8), "float16"),
+        k_cache: R.Tensor(("num_pages", 2, "blocks", 8, 16), "float16"),
+        v_cache: R.Tensor(("num_pages", 2, "blocks", 16, 8), "float16"),
         q_norm: R.Tensor((8,), "float32"), k_norm: R.Tensor((8,), "float32"),
     ):
         n = T.int64()
@@ -124,7 +124,7 @@ UNFIT = {
     "only k has a norm": separate(norms="k"),
     "norms with different epsilons": separate(k_epsilon=1e-5),
     "q and k turned by different angles": separate(k_angles="sin, cos"),
-    "the parts in another order": separate(norms="", sections="[16, 32]", q_part=1, k_part=0, heads=2),
+    "the parts in another order": separate(norms="", sections="[16, 48]", q_part=1, k_part=0),
     "one part for two": separate(norms="", sections="[16, 32, 48]", q_part=0, k_part=1, heads=2),
 }
 

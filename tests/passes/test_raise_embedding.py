@@ -21,9 +21,15 @@ class Takes:
         n, p = T.int64(), T.int64()
         with R.dataflow():
             tokens = R.take(w, ids, axis=0, mode="fast")
-            table = R.const([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], "float32")
-            rows = R.take(table, ids, axis=0)
-            cut = R.strided_slice(table, axes=[0], begin=[0], end=[n + p], strides=[1], assume_inbound=False)
+            rows = R.take(R.const([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], "float32"), ids, axis=0)
+            cut = R.strided_slice(
+                R.const([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], "float32"),
+                axes=[0],
+                begin=[0],
+                end=[n + p],
+                strides=[1],
+                assume_inbound=False,
+            )
             turned = R.take(cut, ids, axis=0)
             gv = (tokens, rows, turned)
             R.output(gv)
@@ -37,9 +43,8 @@ class Embeddings:
         R.func_attr({"vamc.inputs": 2})
         with R.dataflow():
             tokens = R.vamc.embedding(ids, w)
-            table = R.const([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], "float32")
-            rows = R.vamc.embedding(ids, table)
-            turned = R.vamc.embedding(ids, table)
+            rows = R.vamc.embedding(ids, R.const([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], "float32"))
+            turned = R.vamc.embedding(ids, R.const([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], "float32"))
             gv = (tokens, rows, turned)
             R.output(gv)
         return gv

@@ -17,8 +17,6 @@ def _infer(call: Any) -> Any:
 def _reference(_builder: Any, call: Any) -> Any:
     x, weight, *rest = call.args
     optional = iter(rest)
-    if dtype_of(weight) == "bfloat16":
-        weight = relax.op.astype(weight, "float32")
     scale = next(optional) if dtype_of(weight) == "int8" else None
     y = relax.op.matmul(x, relax.op.permute_dims(relax.op.astype(weight, "float32")), out_dtype="float32")
     if scale is not None:

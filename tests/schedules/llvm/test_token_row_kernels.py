@@ -145,9 +145,9 @@ def test_rows_are_selected_and_gathered(features: int) -> None:
     table = normal(0, 23, features)
     for m in COUNTS:
         index = np.random.default_rng(m).integers(0, 23, m).astype(np.int32)
-        for run in (select, gather):
+        for run, arguments in ((select, (table, index)), (gather, (index, table))):
             out = unfilled(m, features)
-            run(table, index, out)
+            run(*arguments, out)
             assert np.array_equal(out, table[index])
     select(unfilled(0, features), np.zeros(0, np.int32), unfilled(0, features))
 
