@@ -14,7 +14,7 @@ from vamc_py.pipeline.program import Program, layout
 
 @dataclass(frozen=True)
 class BundleParameters(Pass):
-    """``step(inputs…, caches: tuple, params: tuple)``: the runtime builds both tuples once and passes two references."""
+    """``step(inputs…, caches: tuple, params: tuple)``: the runtime builds both tuples once, and passes references."""
 
     name: ClassVar[str] = "bundle-parameters"
     stage: ClassVar[Stage] = "lower"

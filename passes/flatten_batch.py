@@ -109,7 +109,7 @@ def _has_batch(expression: Any) -> bool:
 
 def _is_tuple_with_batch(expression: Any) -> bool:
     kind = expression.ty
-    return isinstance(kind, relax.TupleType) and all(static(list(field.shape)[0]) == 1 for field in kind.fields)
+    return isinstance(kind, relax.TupleType) and all(static(field.shape[0]) == 1 for field in kind.fields)
 
 
 def _reshape(flattener: _Flattener, call: Any) -> Any:

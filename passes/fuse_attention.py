@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,33 +45,33 @@ class FuseAttention(Pass):
 
 def _fused(graph: Graph, call: Any) -> Any | None:
     q, k, v, *rest = call.args
-    turned = [graph.call(x, "relax.vamc.rotary") for x in (q, k)]
-    if None in turned or any(
+    turned = _calls(graph, (q, k), "relax.vamc.rotary")
+    if len(turned) != 2 or any(
         graph.origin(a) != graph.origin(b) for a, b in zip(*(t.args[1:] for t in turned), strict=True)
     ):
         return None
-    norms = [graph.call(t.args[0], "relax.vamc.rms_norm") for t in turned]
-    if (norms[0] is None) != (norms[1] is None):
+    norms = _calls(graph, [t.args[0] for t in turned], "relax.vamc.rms_norm")
+    epsilons = {norm.attrs["epsilon"] for norm in norms}
+    if len(norms) == 1 or len(epsilons) > 1:
         return None
-    heads = [t.args[0] for t in turned]
-    epsilon = 0.0
-    if norms[0] is not None:
-        if norms[0].attrs["epsilon"] != norms[1].attrs["epsilon"]:
-            return None
-        epsilon = norms[0].attrs["epsilon"]
-        heads = [norm.args[0] for norm in norms]
-    reshapes = [graph.call(x, "relax.reshape") for x in (*heads, v)]
-    merged = split_of(graph, [r.args[0] for r in reshapes]) if None not in reshapes else None
+    heads = [call.args[0] for call in norms or turned]
+    reshapes = _calls(graph, (*heads, v), "relax.reshape")
+    merged = split_of(graph, [r.args[0] for r in reshapes]) if len(reshapes) == 3 else None
     if merged is None or len(shape(merged)) != 2:
         return None
     return qkv_attention(
         merged,
-        *(norm.args[1] for norm in norms if norm is not None),
+        *(norm.args[1] for norm in norms),
         *turned[0].args[1:],
         *rest,
         heads=int(shape(q)[1]),
         kv_heads=int(shape(k)[1]),
         head_dim=int(shape(q)[2]),
         scale=call.attrs["scale"],
-        epsilon=epsilon,
+        epsilon=epsilons.pop() if epsilons else 0.0,
     )
+
+
+def _calls(graph: Graph, expressions: Iterable[Any], operator: str) -> list[Any]:
+    """The calls of the operator among what defines the expressions, in order."""
+    return [call for call in (graph.call(x, operator) for x in expressions) if call is not None]

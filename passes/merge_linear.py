@@ -20,8 +20,8 @@ from vamc_py.weights.plan import ParameterPlan, Recipe
 class MergeLinear(Pass):
     """Linear layers that read the same value become one product with the weights below each other, then a split.
 
-    One launch instead of two or three, and the input is read and quantized once. Only layers that all have a bias, or all
-    none, whose parameters nothing else uses and are float32 still.
+    One launch instead of two or three, and the input is read and quantized once. Only layers that all have a bias, or
+    all none, whose parameters nothing else uses and are float32 still.
     """
 
     name: ClassVar[str] = "merge-linear"

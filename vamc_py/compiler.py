@@ -22,6 +22,7 @@ from vamc_py.artifact.manifest import (
 from vamc_py.artifact.write import ArtifactWriter, built_with
 from vamc_py.checkpoint import Checkpoint, check_tensors, open_checkpoint
 from vamc_py.config import Config, LoadedConfig, check_compilable
+from vamc_py.errors import ConfigError
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.pipeline.base import Context, Pass
 from vamc_py.pipeline.default import default_pipeline
@@ -41,7 +42,10 @@ class Compiled:
 
 
 def compile_config(loaded: LoadedConfig) -> Compiled:
-    """Compiles and writes ``<workspace.path>/<name>``; raises UserError for bad input and leaves nothing behind then."""
+    """Compiles and writes ``<workspace.path>/<name>``.
+
+    UserError for bad input. Whatever ends it early, no artifact is there then that was not there before.
+    """
     from vamc_py._link import link_options
 
     check_compilable(loaded)
@@ -50,11 +54,16 @@ def compile_config(loaded: LoadedConfig) -> Compiled:
     link = link_options()
     with stage("checkpoint"):
         checkpoint, model = open_model(config)
-    with stage("trace"):
-        program = trace_model(config, checkpoint, model)
-    with stage("passes"):
-        lowered = lower(program, target, config)
+        check_context(loaded, model)
     with ArtifactWriter(config.artifact_dir) as writer:
+        # First what is quick and may be at fault: nobody should wait for the build to hear of it.
+        checkpoint.save_tokenizer(writer.directory(TOKENIZER_DIR))
+        writer.write_json(f"{TOKENIZER_DIR}/generation_config.json", checkpoint.generation_config)
+        writer.path(CONFIG_FILE).write_text(loaded.text, encoding="utf-8")
+        with stage("trace"):
+            program = trace_model(config, checkpoint, model)
+        with stage("passes"):
+            lowered = lower(program, target, config)
         with stage("build"):
             # LLVM works through a large module of the compiler here; nothing of the checkpoint is in memory yet.
             from vamc_py.pipeline.build import build_module, export_module
@@ -63,9 +72,6 @@ def compile_config(loaded: LoadedConfig) -> Compiled:
         with stage("weights"):
             parameters, digest = _write_weights(lowered, checkpoint, writer.path(PARAMETERS_FILE))
         writer.know_digest(PARAMETERS_FILE, digest)
-        checkpoint.save_tokenizer(writer.directory(TOKENIZER_DIR))
-        writer.write_json(f"{TOKENIZER_DIR}/generation_config.json", checkpoint.generation_config)
-        writer.path(CONFIG_FILE).write_text(loaded.text, encoding="utf-8")
         writer.finish(_manifest(loaded, checkpoint, model, target, lowered, parameters))
     return Compiled(config.artifact_dir, lowered.program.notes)
 
@@ -75,10 +81,25 @@ def open_model(config: Config) -> tuple[Checkpoint, ModelConfig]:
     frontend = config.frontend
     vacc = frontend.model_kwargs.model_arch == "vacc" and frontend.type == "huggingface"
     checkpoint = open_checkpoint(frontend.checkpoint, frontend.type, vacc_config=vacc)
-    model = ModelConfig.from_hf(checkpoint.config)
+    model = ModelConfig.from_hf(checkpoint.config, str(checkpoint.config_file))
     optional = {"lm_head.weight": (model.vocab_size, model.hidden_size)} if model.tied_embedding else {}
     check_tensors(checkpoint, expected_tensors(model), optional)
     return checkpoint, model
+
+
+def check_context(loaded: LoadedConfig, model: ModelConfig) -> None:
+    """ConfigError when a sequence could grow beyond the positions that the model's rotary embedding is meant for."""
+    context = loaded.config.context_length
+    if context > model.max_positions:
+        raise ConfigError(
+            [
+                loaded.fault(
+                    "frontend.shape.input_ids",
+                    f"the context of {context} is longer than the {model.max_positions} positions that the model is "
+                    "made for (max_position_embeddings, or YaRN's in the checkpoint's config); name a shorter one",
+                )
+            ]
+        )
 
 
 def trace_model(config: Config, checkpoint: Checkpoint, model: ModelConfig) -> Program:
@@ -88,7 +109,9 @@ def trace_model(config: Config, checkpoint: Checkpoint, model: ModelConfig) -> P
     if config.frontend.model_kwargs.trust_remote_code:
         from vamc_py.frontend.remote_code import trace_checkpoint_code
 
-        traced = trace_checkpoint_code(checkpoint.path, checkpoint.config, context=config.context_length)
+        traced = trace_checkpoint_code(
+            checkpoint.path, checkpoint.config, context=config.context_length, source=str(checkpoint.config_file)
+        )
     else:
         from vamc_py.frontend.trace import trace
 

@@ -1,3 +1,5 @@
+"""Missing, misshapen, ill-typed and surplus tensors are named."""
+
 from __future__ import annotations
 
 import json

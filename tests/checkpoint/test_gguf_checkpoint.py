@@ -1,3 +1,5 @@
+"""GGUF files read as the Hugging Face checkpoints that they were made from."""
+
 from __future__ import annotations
 
 import tracemalloc

@@ -1,3 +1,5 @@
+"""The tokenizer in a GGUF file's metadata gives the ids and texts of the one that it describes."""
+
 from __future__ import annotations
 
 import json

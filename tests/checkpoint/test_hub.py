@@ -1,3 +1,5 @@
+"""Hub ids: what is downloaded, and a sentence where it cannot be."""
+
 from __future__ import annotations
 
 import time

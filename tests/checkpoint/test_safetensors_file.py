@@ -1,3 +1,5 @@
+"""Headers of safetensors files: what is read, and what is refused."""
+
 from __future__ import annotations
 
 import json

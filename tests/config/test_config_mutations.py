@@ -11,96 +11,13 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.yaml_mutations import MUTATIONS, VALUES, Mutation
 
 from vamc_py.config import check_compilable, load_config, load_text
 from vamc_py.errors import ConfigError
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 PLACED = re.compile(r"^.+?(:\d+:\d+: |: )\S")
-
-VALUES = [
-    *(
-        "",
-        "null",
-        "~",
-        "-1",
-        "0",
-        "1e400",
-        "010",
-        "1:30",
-        "0x_",
-        ".nan",
-        "9" * 6000,
-        "true",
-        "no",
-        "2024-13-45",
-        "w8a61",
-    ),
-    *(
-        "[]",
-        "{}",
-        "[[16], []]",
-        "[[16],[16],[16]]",
-        "[" * 60,
-        "{" * 60,
-        "- x",
-        "? x",
-        "|",
-        ">-",
-        "'",
-        "@",
-        "%",
-        "`",
-        "=",
-    ),
-    *("*a", "&a [*a]", "<<", "!!binary x", "!x y", "!!int x", "!!bool x", "!!float x", '"\\ud800"', "\x00", "🦙"),
-]
-
-
-def _bytes(data: bytes, rng: random.Random) -> bytes:
-    position = rng.randrange(len(data))
-    return data[:position] + rng.randbytes(rng.randint(0, 3)) + data[position + rng.randint(0, 3) :]
-
-
-def _lines(data: bytes, rng: random.Random) -> bytes:
-    lines = data.split(b"\n")
-    first, second = rng.randrange(len(lines)), rng.randrange(len(lines))
-    choice = rng.randrange(4)
-    if choice == 0:
-        del lines[first]
-    elif choice == 1:
-        lines.insert(first, lines[second])
-    elif choice == 2:
-        lines[first], lines[second] = lines[second], lines[first]
-    else:
-        lines = lines[:first]
-    return b"\n".join(lines)
-
-
-def _pairs(text: str) -> list[re.Match[str]]:
-    return list(re.finditer(r"^( *)([a-z_]+):(.*)$", text, re.MULTILINE))
-
-
-def _key(data: bytes, rng: random.Random) -> bytes:
-    text = data.decode()
-    key = rng.choice(_pairs(text))
-    position = rng.randrange(key.start(2), key.end(2))
-    return (text[:position] + rng.choice(["", "x", "_", " ", ":", "A", "é", "#", "."]) + text[position + 1 :]).encode()
-
-
-def _value(data: bytes, rng: random.Random) -> bytes:
-    text = data.decode()
-    pair = rng.choice(_pairs(text))
-    return (text[: pair.start(3)] + " " + rng.choice(VALUES) + text[pair.end(3) :]).encode()
-
-
-def _indent(data: bytes, rng: random.Random) -> bytes:
-    text = data.decode()
-    pair = rng.choice(_pairs(text))
-    return (text[: pair.start(1)] + rng.choice(["", " ", "   ", "\t", " " * 6, "- "]) + text[pair.end(1) :]).encode()
-
-
-MUTATIONS: list[Callable[[bytes, random.Random], bytes]] = [_bytes, _lines, _key, _value, _indent]
 
 
 def _faults_of(load: Callable[[], object]) -> list[str]:
@@ -122,8 +39,8 @@ def _loads_or_refuses(path: Path) -> bool:
     return not faults
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__.strip("_"))
-def test_mutated_examples(mutation: Callable[[bytes, random.Random], bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_mutated_examples(mutation: Mutation, tmp_path: Path) -> None:
     """40 of each of the five kinds: 200 files."""
     rng = random.Random(mutation.__name__)
     refused = 0

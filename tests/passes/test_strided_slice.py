@@ -15,12 +15,14 @@ from support.relax_modules import (
     program_of,
     random_arguments,
 )
+from tvm import relax, tirx
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
 import vamc_py.dialect  # noqa: F401
-from vamc_py.passes.strided_slice import StridedSlice
+from vamc_py.passes.strided_slice import StridedSlice, last_token
+from vamc_py.pipeline.graph import Graph
 
 
 @I.ir_module
@@ -151,6 +153,38 @@ def test_says_where_it_does_not_fire() -> None:
     assert_unchanged(StridedSlice(), CappedLogits)
     (note,) = apply_passes(program_of(CappedLogits), StridedSlice()).notes
     assert "strided-slice did not fire" in note
+
+
+LAST, TORCH_END = -1, 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("axis", "begin", "end", "stride", "wanted"),
+    [
+        (1, LAST, TORCH_END, 1, True),
+        (1, lambda n: n - 1, lambda n: n, 1, True),
+        (1, lambda n: n - 1, TORCH_END, 1, True),
+        (1, 0, 1, 1, False),
+        (1, -2, TORCH_END, 1, False),
+        (1, lambda n: n - 2, lambda n: n, 1, False),
+        (1, lambda n: n - 2, lambda n: n - 1, 1, False),
+        (1, -1, TORCH_END, -1, False),
+        (2, LAST, TORCH_END, 1, False),
+    ],
+)
+def test_recognises_the_last_token(axis: int, begin: Any, end: Any, stride: int, wanted: bool) -> None:
+    n = tirx.Var("n", "int64")
+    x = relax.Var("x", relax.TensorType([1, n, 4], "float32"))
+    first, last = (edge(n) if callable(edge) else edge for edge in (begin, end))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            output = builder.emit_output(relax.op.strided_slice(x, [axis], [first], [last], [stride]))
+        builder.emit_func_output(output)
+    graph = Graph(builder.get()["main"])
+    found = last_token(graph, graph.result)
+    assert (found is not None) == wanted
+    assert found is None or found == x
 
 
 @pytest.mark.parametrize("length", [1, 5])

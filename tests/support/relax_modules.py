@@ -16,6 +16,7 @@ from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.frontend.trace import trace
 from vamc_py.passes.lower_reference import LowerReference
 from vamc_py.pipeline.base import Context, Pass
+from vamc_py.pipeline.build import lowering
 from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.program import Program, layout
 from vamc_py.target.description import TargetDescription
@@ -78,7 +79,7 @@ class Compiled:
         context = context_for()
         lowered = LowerReference().apply(program, context)
         target = context.target.tvm_target()
-        executable = tvm.compile(lowered.module, target=target, relax_pipeline=relax.get_default_pipeline(target))
+        executable = tvm.compile(lowered.module, target=target, relax_pipeline=lowering())
         self.machine = relax.VirtualMachine(executable, tvm.cpu())
         self.name = program.name
         self.parameters = list(program.function.params)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from vamc_py.artifact.manifest import MANIFEST_FILE, FileRecord, Manifest
 from vamc_py.errors import UserError
 
 _PARTIAL = ".partial-"  # what a killed compile leaves: never a folder that the runtime would take
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What decides the bytes of mod.so and params.bin.
 _BUILDERS = ("vamc-py", "apache-tvm", "apache-tvm-ffi", "torch", "numpy")
 
@@ -30,19 +32,22 @@ class ArtifactWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        own = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._partial = folder.with_name(f".{folder.name}{_PARTIAL}{own}")
+        self._replaced = folder.with_name(f"{self._partial.name}.old")  # an older artifact of the name, for a moment
         self._digests: dict[str, str] = {}
 
     def __enter__(self) -> ArtifactWriter:
         parent = self.folder.parent
-        _check_replaceable(self.folder)
         try:
+            _check_replaceable(self.folder)
             parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.folder)
-            self._partial = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}{_PARTIAL}{os.getpid()}-", dir=parent))
-            self._partial.chmod(0o755)  # mkdtemp makes it private; an artifact is as readable as other files
-        except OSError as error:
+            self._partial.mkdir()
+        except (OSError, ValueError) as error:  # ValueError: a null byte
+            reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(
-                f"{parent}: cannot be written ({error.strerror}); set workspace.path to a folder that can"
+                f"{str(parent)!r} cannot be written ({reason}); set workspace.path to a folder that can"
             ) from None
         return self
 
@@ -50,6 +55,12 @@ class ArtifactWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self._partial, ignore_errors=True)
+        if self.folder.exists():
+            shutil.rmtree(self._replaced, ignore_errors=True)
+        if isinstance(value, OSError) and value.errno in _NO_SPACE:
+            raise UserError(
+                f"{self.folder.parent}: {value.strerror}; make room, or set another workspace.path"
+            ) from value
 
     def path(self, name: str) -> Path:
         """Where to write a file of the artifact now."""
@@ -70,22 +81,19 @@ class ArtifactWriter:
         self._digests[name] = sha256
 
     def finish(self, manifest: Manifest) -> None:
-        """Writes the manifest with the record of every file, then puts the folder in its place, replacing an old one."""
+        """Writes the manifest with the record of every file, then puts the folder in its place; an old one goes."""
         files = sorted(path for path in self._partial.rglob("*") if path.is_file())
         records = {path.relative_to(self._partial).as_posix(): self._record(path) for path in files}
         whole = manifest.model_copy(update={"files": records})
         self.path(MANIFEST_FILE).write_text(whole.model_dump_json(indent=1) + "\n", "utf-8")
-        if not self.folder.exists():
-            self._partial.rename(self.folder)
-            return
-        old = self._partial.with_name(self._partial.name + ".old")
-        self.folder.rename(old)
         try:
+            if self.folder.exists():
+                self.folder.rename(self._replaced)
             self._partial.rename(self.folder)
         except BaseException:
-            old.rename(self.folder)
+            if self._replaced.exists() and not self.folder.exists():
+                self._replaced.rename(self.folder)
             raise
-        shutil.rmtree(old)
 
     def _record(self, path: Path) -> FileRecord:
         digest = self._digests.get(path.relative_to(self._partial).as_posix())

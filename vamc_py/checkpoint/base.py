@@ -26,13 +26,15 @@ class Checkpoint(ABC):
     """A model's weights, configuration and tokenizer; nothing but headers is in memory.
 
     ``path``: the folder or file.
-    ``config``: the content of config.json (config_vacc.json when asked for), or its equivalent.
+    ``config``: the content of config.json (config_vacc.json when preferred), or its equivalent.
+    ``config_file``: the file it was read from, for messages.
     ``generation_config``: the content of generation_config.json; ``eos_token_id`` may be an id or a list. {} if none.
     ``tensors``: every tensor of the checkpoint by its Hugging Face name. A tied model has no lm_head.weight.
     """
 
     path: Path
     config: dict[str, Any]
+    config_file: Path
     generation_config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
 

@@ -27,7 +27,7 @@ class GgufCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         """Reads the header; CheckpointError for damage, and for architectures and types that cannot be read."""
-        self.path = path
+        self.path = self.config_file = path
         self._file = GgufFile(path)
         metadata = gguf_config.Metadata(path, self._file.metadata)
         self._metadata = metadata

@@ -24,8 +24,8 @@ class HuggingFaceCheckpoint(Checkpoint):
         if not path.is_dir():
             raise CheckpointError(f"there is no folder {path}; correct frontend.checkpoint")
         self.path = path
-        self._config_file = _config_file(path, vacc_config)
-        self.config = read_json_object(self._config_file)
+        self.config_file = _config_file(path, vacc_config)
+        self.config = read_json_object(self.config_file)
         generation = path / "generation_config.json"
         self.generation_config = read_json_object(generation) if generation.exists() else {}
         self._files = _weight_files(path)
@@ -44,7 +44,7 @@ class HuggingFaceCheckpoint(Checkpoint):
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         code = sorted(file.name for file in self.path.glob("*.py"))  # a checkpoint's own model may be traced
-        for name in (self._config_file.name, "generation_config.json", *TOKENIZER_FILES, *code):
+        for name in (self.config_file.name, "generation_config.json", *TOKENIZER_FILES, *code):
             file = self.path / name
             if file.is_file():
                 _add(digest, name, file.read_bytes())
@@ -63,15 +63,12 @@ def _add(digest: hashlib._Hash, *parts: str | bytes) -> None:
 
 
 def _config_file(folder: Path, vacc_config: bool) -> Path:
-    file = folder / ("config_vacc.json" if vacc_config else "config.json")
-    if file.is_file():
-        return file
-    if vacc_config:
-        hint = "copy it there with the patched model files, or take model_kwargs.model_arch: vacc out of the YAML"
-    else:
-        gguf = next(folder.glob("*.gguf"), None)
-        hint = f"for {gguf.name} set frontend.type: gguf" if gguf else "set frontend.checkpoint to the model's folder"
-    raise CheckpointError(f"{folder} has no {file.name}; {hint}")
+    for name in ("config_vacc.json", "config.json") if vacc_config else ("config.json",):
+        if (folder / name).is_file():
+            return folder / name
+    gguf = next(folder.glob("*.gguf"), None)
+    hint = f"for {gguf.name} set frontend.type: gguf" if gguf else "set frontend.checkpoint to the model's folder"
+    raise CheckpointError(f"{folder} has no config.json; {hint}")
 
 
 def _weight_files(folder: Path) -> list[SafetensorsFile]:

@@ -14,7 +14,7 @@ def open_checkpoint(location: str, kind: str, *, vacc_config: bool = False) -> C
     Args:
         location: a folder, a GGUF file, or a hub id (``Qwen/Qwen3-0.6B``) if no such folder exists.
         kind: ``huggingface`` or ``gguf``, as ``frontend.type`` says.
-        vacc_config: read config_vacc.json in place of config.json (``model_kwargs.model_arch: vacc``).
+        vacc_config: prefer config_vacc.json to config.json (``model_kwargs.model_arch: vacc``); most folders have none.
 
     Raises CheckpointError: nothing there, damaged, or of a kind that cannot be read.
     """

@@ -15,11 +15,12 @@ from typing import Annotated
 import typer
 
 from vamc_py import __version__
-from vamc_py.cli import bench, compile, ppl, run, validate, verify  # noqa: A004
+from vamc_py.cli import bench, compile, ppl, run, validate, verify
 from vamc_py.errors import UserError
 
 PROGRAM = "vamc-py"
-COMMANDS: tuple[ModuleType, ...] = (validate, compile, run, bench, ppl, verify)  # in the order in which a user meets them
+# In the order in which a user meets them.
+COMMANDS: tuple[ModuleType, ...] = (validate, compile, run, bench, ppl, verify)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,41 +1,47 @@
-"""``vamc-py compile CONFIG``."""
+"""``vamc-py compile``: a checkpoint becomes an artifact."""
 
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("compile")(compile_)
+
+
 def compile_(
-    config: Annotated[Path, typer.Argument(help="The YAML file.", show_default=False)],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Use another value for a key; may be given several times."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one value, read as YAML; may be given again."),
     ] = None,
 ) -> None:
     """Compile a checkpoint to a deployable folder, <workspace.path>/<name>.
 
+    Prints the folder; what happens on the way, and what stayed slow, goes to stderr. A compile that fails or is
+    interrupted leaves no folder.
+
     Example: vamc-py compile examples/hf_qwen3_int8.yaml --set workspace.path=/srv/models
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     from vamc_py.config import load_config
 
-    loaded = load_config(config, overrides or [])
+    loaded = load_config(config, overrides or ())
     for notice in loaded.notices:
-        print(f"note: {notice}", file=sys.stderr)
-    # A polite kill ends like Ctrl-C, so that the half-written folder is removed.
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        typer.echo(f"notice: {notice}", err=True)
     from vamc_py.compiler import compile_config
 
     compiled = compile_config(loaded)
     for note in compiled.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(compiled.folder)
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(compiled.folder)
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("compile")(compile_)
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    """A polite kill ends like Ctrl-C, so that the half-written folder is removed."""
+    raise KeyboardInterrupt

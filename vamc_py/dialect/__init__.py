@@ -5,6 +5,7 @@ in plain loops, against which a target's kernels are tested.
 """
 
 from vamc_py.dialect.attention import attention, cached_attention, qkv_attention
+from vamc_py.dialect.dense_cache import cache_append, causal_mask
 from vamc_py.dialect.embedding import embedding
 from vamc_py.dialect.linear import linear
 from vamc_py.dialect.registry import Operator, operators
@@ -16,7 +17,9 @@ from vamc_py.dialect.swiglu import swiglu
 __all__ = [
     "Operator",
     "attention",
+    "cache_append",
     "cached_attention",
+    "causal_mask",
     "embedding",
     "linear",
     "operators",

@@ -98,7 +98,8 @@ def qkv_attention(
     """cached_attention with what comes before it: the split of a merged projection, q and k norm, and the rotation.
 
     qkv f32 [n, (H + 2 KV) * d]: q heads, then k, then v; [q_norm f32 [d], k_norm f32 [d]: RMSNorm over each head, with
-    ``epsilon``]; cos, sin f32 [n, d]; positions, slots, pages, k_cache, v_cache as in cached_attention -> f32 [n, H * d].
+    ``epsilon``]; cos, sin f32 [n, d]; positions, slots, pages, k_cache, v_cache as in cached_attention
+    -> f32 [n, H * d].
     """
     return list(arguments), {
         "heads": int(heads),
@@ -113,7 +114,7 @@ def cached_attention_reference(heads: int, kv_heads: int, dim: int, cache_dtype:
     """The definition of cached_attention as plain scalar loops: slow, and short enough to be checked by reading."""
     group = heads // kv_heads
 
-    @T.prim_func
+    @T.prim_func  # type: ignore[untyped-decorator]
     def reference(
         q_handle: T.handle,
         k_handle: T.handle,
@@ -124,7 +125,7 @@ def cached_attention_reference(heads: int, kv_heads: int, dim: int, cache_dtype:
         k_cache_handle: T.handle,
         v_cache_handle: T.handle,
         out_handle: T.handle,
-    ):
+    ) -> None:
         T.func_attr({"op_pattern": 8})
         n, s, p, pages_total, blocks = T.int64(), T.int64(), T.int64(), T.int64(), T.int64()
         q = T.match_buffer(q_handle, (n, heads, dim), "float32")

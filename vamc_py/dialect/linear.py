@@ -39,6 +39,7 @@ def linear(
     """y = x @ weight.T [* scale] [+ bias] [+ residual], accumulated in float32 or exactly.
 
     x f32 [..., K]; weight [N, K], float32, float16, bfloat16 or int8; then, in this order where they are there: scale
-    f32 [N] (int8 weights only, one a row), bias f32 [N] (``bias``), residual f32 [..., N] (``residual``) -> f32 [..., N].
+    f32 [N] (int8 weights only, one a row), bias f32 [N] (``bias``), residual f32 [..., N] (``residual``)
+    -> f32 [..., N].
     """
     return [x, weight, *optional], {"bias": bool(bias), "residual": bool(residual)}

@@ -1,0 +1,1 @@
+"""From a model to a Relax program: torch modules without weights, traced and imported."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import tvm
 from tvm import relax
 
 from vamc_py import _tvm
+from vamc_py._link import Link
 from vamc_py._shape_functions import sort_shape_functions
 from vamc_py.pipeline.program import Program
 from vamc_py.schedules.llvm.machine_limits import machine_limits
@@ -50,6 +52,6 @@ def lowering() -> tvm.transform.Pass:
     )
 
 
-def export_module(executable: tvm.runtime.Module, path: Path, link: dict[str, object]) -> None:
+def export_module(executable: tvm.runtime.Module, path: Path, link: Mapping[str, Link]) -> None:
     """Writes the shared library; ``link`` are the options of ``_link.link_options``."""
     executable.export_library(str(path), **link)

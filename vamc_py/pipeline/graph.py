@@ -113,7 +113,7 @@ class Graph:
         new: dict[Any, Any] = {p: p for p in parameters}
         with builder.function("main", list(parameters), attrs=dict(attributes or self.function.attrs or {})):
             with builder.dataflow():
-                new.update({old: expression for old, expression in (substitute or {}).items()})
+                new.update(substitute or {})
                 for var in order:
                     value = _with_variables(self.values[var], new)
                     # A variable that only renames another needs no binding.

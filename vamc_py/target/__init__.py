@@ -1,0 +1,1 @@
+"""What the compiler knows of the machines it compiles for."""

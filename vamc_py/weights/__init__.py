@@ -1,0 +1,1 @@
+"""The parameter plan, which passes write, and its execution over a checkpoint's tensors."""

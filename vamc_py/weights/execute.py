@@ -41,8 +41,8 @@ def write_parameters(
 ) -> tuple[list[Parameter], str]:
     """Writes every parameter of the plan, in its order, each at a multiple of PARAMETER_ALIGNMENT.
 
-    ``shapes`` are the checkpoint's tensors. Returns the table of the manifest and the sha256 of the file. CheckpointError
-    for weights that are not finite, or not representable in the type asked for.
+    ``shapes`` are the checkpoint's tensors. Returns the table of the manifest and the sha256 of the file.
+    CheckpointError for weights that are not finite, or not representable in the type asked for.
     """
     table: list[Parameter] = []
     whole = hashlib.sha256()
@@ -52,7 +52,7 @@ def write_parameters(
             offset = file.tell()
             own = hashlib.sha256()
             for block in _blocks(plan[name], source, shapes, name):
-                data = memoryview(np.ascontiguousarray(block)).cast("B")
+                data = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
                 file.write(data)
                 own.update(data)
                 whole.update(data)
