@@ -12,11 +12,12 @@ from vamc_py.dialect.attention import CACHE_BLOCK
 from vamc_py.errors import UserError
 from vamc_py.passes.strided_slice import last_token
 from vamc_py.pipeline.base import Context, Pass, Stage
-from vamc_py.pipeline.graph import Graph, operator_name
+from vamc_py.pipeline.graph import Graph, operator_name, variables
 from vamc_py.pipeline.matching import constant, same_shape, scalar, shape
 from vamc_py.pipeline.program import CACHES_ATTRIBUTE, INPUTS_ATTRIBUTE, STEP, Program, layout
 
 _HEADS_BEHIND_TOKENS = [0, 2, 1, 3]
+STEP_INPUTS = 5  # tokens, positions, slots, rows, pages
 
 
 @dataclass(frozen=True)
@@ -36,29 +37,66 @@ class KvCacheLayout(Pass):
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)
         inputs, _, weights = layout(program.function)
-        new_inputs = _step_inputs(shape(graph.parameter("input_ids"))[1])
+        unknown = _layers_without_attention(graph, inputs)
+        if unknown:
+            return program.note(f"kv-cache-layout did not fire: no attention was recognised in layers {unknown}")
+        new_inputs = step_inputs(shape(graph.parameter("input_ids"))[1])
         tokens, positions, slots, rows, pages = new_inputs
         caches = _replace_attention(graph, inputs, context.target.cache_dtype, (positions, slots, pages))
         n = shape(tokens)[0]  # the trace's own symbol: shapes in the graph are written with it
-        logits = _select_wanted_rows(graph, rows, n)
+        logits = select_wanted_rows(graph, rows, n)
+        substitute = {
+            graph.parameter("input_ids"): relax.op.reshape(tokens, [1, n]),
+            graph.parameter("position_ids"): relax.op.reshape(positions, [1, n]),
+        }
         function = graph.rebuild(
             parameters=[*new_inputs, *caches, *weights],
-            substitute={
-                graph.parameter("input_ids"): relax.op.reshape(tokens, [1, n]),
-                graph.parameter("position_ids"): relax.op.reshape(positions, [1, n]),
-            },
+            substitute=substitute,
             outputs=[logits],
-            attributes={
-                INPUTS_ATTRIBUTE: len(new_inputs),
-                CACHES_ATTRIBUTE: len(caches),
-                "tir_var_upper_bound": {"n": context.prefill, "m": context.prefill},
-            },
+            attributes=step_attributes(len(caches), context.prefill),
         )
-        _check_closed(function)
+        check_closed(function)
         return program.with_function(function, name=STEP)
 
 
-def _check_closed(function: Any) -> None:
+def step_attributes(caches: int, prefill: int) -> dict[str, Any]:
+    """Attributes of ``step``: what its parameters are, and the bounds by which memory is planned."""
+    bounds = {"n": prefill, "m": prefill}
+    return {INPUTS_ATTRIBUTE: STEP_INPUTS, CACHES_ATTRIBUTE: caches, "tir_var_upper_bound": bounds}
+
+
+def cache_parameters(layer: int, kv_heads: Any, dim: Any, dtype: str, sizes: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The k and v cache of a layer; ``sizes`` are the symbols (number of pages, blocks of a page)."""
+    pages, blocks = sizes
+    shapes = {"k": [pages, kv_heads, blocks, dim, CACHE_BLOCK], "v": [pages, kv_heads, blocks, CACHE_BLOCK, dim]}
+    k, v = (relax.Var(f"{p}_cache_{layer}", relax.TensorType(dims, dtype)) for p, dims in shapes.items())
+    return k, v
+
+
+def cache_sizes() -> tuple[Any, Any]:
+    """The symbols that all caches share: the number of pages and the blocks of a page."""
+    return tirx.Var("num_pages", "int64"), tirx.Var("blocks", "int64")
+
+
+def _layers_without_attention(graph: Graph, inputs: list[Any]) -> list[int]:
+    """Layers whose past no R.vamc.attention reads."""
+    known: set[Any] = set()
+    for _, call in graph.calls("relax.vamc.attention"):
+        for argument in call.args[1:3]:
+            known |= _past_behind(graph, argument)
+    past_keys = [var for var in inputs if var.name.startswith("past_k_")]
+    return [layer for layer, var in enumerate(past_keys) if var not in known]
+
+
+def _past_behind(graph: Graph, expression: Any) -> set[Any]:
+    """The past inputs that a key or value argument is made of, through transposes and concatenations."""
+    value = graph.value(expression)
+    if isinstance(value, relax.Call) and value.op.name in ("relax.permute_dims", "relax.concat"):
+        return {past for var in variables(value) for past in _past_behind(graph, var)}
+    return {value} if isinstance(value, relax.Var) else set()
+
+
+def check_closed(function: Any) -> None:
     """Nothing may be left of what only ``main`` has: the past, its length, the mask."""
     left = {var.name for var in [*relax.analysis.free_vars(function), *relax.analysis.free_symbolic_vars(function)]}
     if left:
@@ -68,7 +106,7 @@ def _check_closed(function: Any) -> None:
         )
 
 
-def _step_inputs(n: Any) -> list[Any]:
+def step_inputs(n: Any) -> list[Any]:
     m, s, p = (tirx.Var(name, "int64") for name in ("m", "s", "p"))
     shapes = {"tokens": [n], "positions": [n], "slots": [n], "rows": [m], "pages": [s, p]}
     return [relax.Var(name, relax.TensorType(dimensions, "int32")) for name, dimensions in shapes.items()]
@@ -79,7 +117,7 @@ def _replace_attention(graph: Graph, inputs: list[Any], dtype: str, step: tuple[
     mask_input = graph.parameter("attention_mask")
     past = [var for var in inputs if var.name.startswith("past_")]
     present = dict(zip(past, graph.outputs()[1:], strict=True))
-    pages, blocks = tirx.Var("pages", "int64"), tirx.Var("blocks", "int64")
+    sizes = cache_sizes()
     caches: dict[str, Any] = {}
     for var, call in graph.calls("relax.vamc.attention"):
         q, k, v, mask = call.args
@@ -90,19 +128,10 @@ def _replace_attention(graph: Graph, inputs: list[Any], dtype: str, step: tuple[
             raise UserError(
                 f"the attention of layer {layer} mixes the caches of two layers; this model is not supported"
             )
-        kv_heads, dim = shape(k)[2], shape(k)[3]
-        for part, tail in (("k", [dim, CACHE_BLOCK]), ("v", [CACHE_BLOCK, dim])):
-            name = f"{part}_cache_{layer}"
-            caches[name] = relax.Var(name, relax.TensorType([pages, kv_heads, blocks, *tail], dtype))
-        k_cache, v_cache = caches[f"k_cache_{layer}"], caches[f"v_cache_{layer}"]
+        k_cache, v_cache = cache_parameters(int(layer), shape(k)[2], shape(k)[3], dtype, sizes)
+        caches[f"k_cache_{layer}"], caches[f"v_cache_{layer}"] = k_cache, v_cache
         graph.replace(var, cached_attention(q, new_k, new_v, *step, k_cache, v_cache, scale=call.attrs["scale"]))
     layers = len(past) // 2
-    missing = [i for i in range(layers) if f"k_cache_{i}" not in caches]
-    if missing:
-        raise UserError(
-            f"no attention was recognised in layers {missing}: without it the KV cache cannot be laid out; "
-            "this model's attention is not of a kind that the compiler knows"
-        )
     return [caches[f"{part}_cache_{layer}"] for layer in range(layers) for part in ("k", "v")]
 
 
@@ -155,7 +184,7 @@ _POINTWISE = {
 }  # fmt: skip
 
 
-def _select_wanted_rows(graph: Graph, rows: Any, n: Any) -> Any:
+def select_wanted_rows(graph: Graph, rows: Any, n: Any) -> Any:
     """Replaces the last token's slice before lm_head by the wanted rows; without one the logits are selected."""
     logits = graph.origin(graph.outputs()[0])
     at, hidden = _last_token_before(graph, logits)

@@ -26,7 +26,7 @@ from vamc_py.errors import ConfigError
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.pipeline.base import Context, Pass
 from vamc_py.pipeline.default import default_pipeline
-from vamc_py.pipeline.program import Program, layout
+from vamc_py.pipeline.program import ONE_SLOT_ATTRIBUTE, Program, attribute, layout
 from vamc_py.pipeline.runner import run_passes
 from vamc_py.progress import stage, track
 from vamc_py.target.description import TargetDescription, this_machine
@@ -181,6 +181,7 @@ def _manifest(
             caches=tuple(_spec(var) for var in caches),
             outputs=(logits,),
         ),
+        one_slot_a_step=bool(attribute(lowered.step.function, ONE_SLOT_ATTRIBUTE, 0)),
         parameters=tuple(parameters),
         files={},
         built_with=built_with(),

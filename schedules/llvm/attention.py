@@ -158,7 +158,7 @@ class _Attention:
         """The group's heads of one token."""
         slot, position = keep(self.batch.slot(token)), keep(self.batch.position(token))
         first, count = keep(token * self.heads.group), T.int64(self.heads.group)
-        return Rows(self.queries, head, first, count, self.token_step, self.token_capacity, slot, lambda row: position, self.tile.block // LANES)
+        return Rows(self.queries, head, first, count, self.token_step, self.token_capacity, slot, lambda row: position)
 
     def tile_rows(self, first: Expr, tokens: Expr, head: Expr) -> Rows:
         """The group's heads of several tokens of one slot."""

@@ -35,7 +35,6 @@ class Rows:
     capacity: int  # most rows, a multiple of step
     slot: Expr
     position: Callable[[Expr], Expr]  # of a row
-    prefetch: int = 0
 
     @property
     def steps(self) -> Expr:
@@ -93,9 +92,6 @@ def _scores(heads: Heads, tile: AttentionTile, cache: Cache, rows: Rows, scratch
             for accumulator in row_sums:
                 simd.store(accumulator, simd.splat(0.0), 0)
         with T.serial(0, heads.head_dim) as d:
-            if rows.prefetch:  # the values of these positions: as many lines as the keys
-                for page, block in places:
-                    simd.prefetch(cache.values, page, rows.head, block, 0, d * LANES)
             keys = [
                 keep(T.cast(simd.load(cache.keys, page, rows.head, block, d, 0), "float32x16")) for page, block in places
             ]
@@ -162,9 +158,6 @@ def _value_panel(
     with T.serial(0, ceildiv(length, LANES)) as vector:
         page, block = keep(scratch.page[vector]), keep(scratch.block[vector])
         with T.serial(0, minimum(T.int64(LANES), length - vector * LANES)) as t:
-            if rows.prefetch:
-                for line in range(0, heads.head_dim, 32):
-                    simd.prefetch(cache.keys, page, rows.head, block + rows.prefetch, t * (heads.head_dim // LANES) + line // LANES, 0)
             values = [
                 keep(T.cast(simd.load(cache.values, page, rows.head, block, t, column + v * LANES), "float32x16"))
                 for v in range(width)

@@ -29,7 +29,7 @@ from vamc_py.pipeline import build
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 
-class ReachedTheTrace(Exception):
+class ReachedTraceError(Exception):
     """The input passed every check that comes before the trace."""
 
 
@@ -60,7 +60,7 @@ def stand_ins(clean: Clean, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def trace(_config: Any, _checkpoint: Any, model: compiler.ModelConfig) -> compiler.Lowered:
         if model not in clean.lowered:
-            raise ReachedTheTrace
+            raise ReachedTraceError
         return clean.lowered[model]
 
     monkeypatch.setattr(compiler, "trace_model", trace)
@@ -86,17 +86,16 @@ def test_a_damaged_checkpoint_leaves_nothing(clean: Clean, tmp_path: Path, damag
     folder = shutil.copytree(clean.folder, tmp_path / "model")
     location, _ = apply(damage, seed, folder)
     workspace = tmp_path / "out"
+    refusal, compiled = None, False
     try:
         compile_config(configuration(location, workspace, dtype="int8"))
+        compiled = True
     except CheckpointError as error:
-        assert str(folder) in str(error)
-        assert everything(workspace) == {}
-    except ReachedTheTrace:
-        assert damage in PERHAPS
-        assert everything(workspace) == {}
-    else:
-        assert damage in PERHAPS
-        assert "model/manifest.json" in everything(workspace)
+        refusal = str(error)
+    except ReachedTraceError:
+        pass
+    assert ("model/manifest.json" in everything(workspace)) if compiled else (everything(workspace) == {})
+    assert damage in PERHAPS if refusal is None else str(folder) in refusal
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoint(folder / "model", architecture="qwen3", max_positions=4096)
     write_gguf(folder / "model.gguf", architecture="llama", quantization="Q8_0", max_positions=4096)
     for example in EXAMPLES:
-        text = re.sub(r"checkpoint: \S+(\.gguf)?", r"checkpoint: model\1", example.read_text())
+        text = re.sub(r"checkpoint: \S+?(\.gguf)?(?=\s)", r"checkpoint: model\1", example.read_text())
         (folder / example.name).write_text(text.replace("./vacc_deploy", "out"))
     return folder
 
@@ -115,7 +114,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_unchanged_example_reaches_the_trace(examples: Path, example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(examples)
-    with pytest.raises(ReachedTheTrace):
+    with pytest.raises(ReachedTraceError):
         compile_config(load_config(Path(example.name)))
 
 
@@ -126,17 +125,15 @@ def test_mutated_files_leave_nothing(mutation: Mutation, examples: Path, monkeyp
     monkeypatch.chdir(examples)
     rng = random.Random(mutation.__name__)
     path = Path("mutated.yaml")
-    refused, reached = 0, 0
+    refused = 0
     for _ in range(40):
         path.write_bytes(mutation(Path(rng.choice(EXAMPLES).name).read_bytes(), rng))
         before = everything(examples)
         try:
             compile_config(load_config(path))
-        except UserError as error:
+        except UserError:
             refused += 1
-            assert str(error)
-        except ReachedTheTrace:
-            reached += 1
+        except ReachedTraceError:
+            pass
         assert everything(examples) == before
     assert refused
-    assert reached

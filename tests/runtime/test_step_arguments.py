@@ -93,3 +93,10 @@ def test_tokens_of_a_slot_apart() -> None:
 def test_positions_that_do_not_ascend_by_one(second: int) -> None:
     with pytest.raises(UserError, match=rf"^positions\[2\] is {second} after 5"):
         check([1, 1, 1], [4, 5, second], [2, 2, 2], [], BOUNDS)
+
+
+def test_an_artifact_with_a_dense_cache_takes_one_slot_in_a_step() -> None:
+    bounds = Bounds(vocab=10, slots=2, context=16, tokens=8, one_slot=True)
+    check([1, 2], [0, 1], [1, 1], [0], bounds)
+    with pytest.raises(UserError, match="the tokens of one slot in a step"):
+        check([1, 2], [0, 0], [0, 1], [0], bounds)

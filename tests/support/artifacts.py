@@ -270,8 +270,8 @@ def _signature() -> Function:
         name="step",
         inputs=(spec("tokens", "n"), spec("positions", "n"), spec("slots", "n"), spec("rows", "m"),
                 spec("pages", "s", "p")),
-        caches=(spec("k0", "pages", 1, "blocks", 1, 16, dtype="float16"),
-                spec("v0", "pages", 1, "blocks", 16, 1, dtype="float16")),
+        caches=(spec("k0", "num_pages", 1, "blocks", 1, 16, dtype="float16"),
+                spec("v0", "num_pages", 1, "blocks", 16, 1, dtype="float16")),
         outputs=(spec("logits", "m", VOCAB, dtype="float32"),),
     )  # fmt: skip
 

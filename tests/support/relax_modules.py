@@ -157,7 +157,7 @@ class StepModel:
         self.weights = parameters_by_plan(program, weights)
         self.pages = np.array(pages, "int32")
         count = int(self.pages.max()) + 1
-        sizes = {"pages": count, "blocks": blocks}
+        sizes = {"num_pages": count, "blocks": blocks}
         # NaN where nothing was written: reading it would show.
         self.caches = [
             tensor(np.full([sizes.get(str(d)) or int(d) for d in cache.ty.shape], np.nan, str(cache.ty.dtype)))

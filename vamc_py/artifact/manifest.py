@@ -95,6 +95,7 @@ class Manifest(_Record):
     model: ModelFacts
     limits: Limits
     step: Function
+    one_slot_a_step: bool = False  # the step takes the tokens of one slot at a time only (see the pass dense-kv-cache)
     parameters: tuple[Parameter, ...]
     files: dict[str, FileRecord]  # every other file of the artifact but the manifest itself
     built_with: dict[str, str]  # package → version

@@ -44,10 +44,9 @@ class ArtifactWriter:
             parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.folder)
             self._partial.mkdir()
-        except (OSError, ValueError) as error:  # ValueError: a null byte
-            reason = error.strerror if isinstance(error, OSError) else error
+        except OSError as error:
             raise UserError(
-                f"{str(parent)!r} cannot be written ({reason}); set workspace.path to a folder that can"
+                f"{parent}: cannot be written ({error.strerror}); set workspace.path to a folder that can"
             ) from None
         return self
 

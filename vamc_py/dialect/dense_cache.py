@@ -39,8 +39,7 @@ def cache_append(
     """Writes the new tokens' keys or values into the cache and gives the whole sequence's, by position.
 
     new f32 [1, KV, n, d] of one sequence; positions, slots, pages, cache as in cached_attention (``keys`` says which of
-    the two cache layouts) -> f32 [1, KV, length, d], zero from the end of the pages on. What lies behind the last token
-    is older data, for the mask to hide. All tokens of the step must be of one slot.
+    the two cache layouts) -> f32 [1, KV, length, d], zero behind the last token. All tokens of the step must be of one slot.
     """
     return [new, positions, slots, pages, cache], {"length": int(length), "keys": bool(keys)}
 
@@ -98,7 +97,7 @@ def cache_append_reference(heads: int, dim: int, cache_dtype: str, length: int, 
                 cache[page, h, block, at % CACHE_BLOCK, d] = T.cast(new[0, h, i, d], cache_dtype)
         for h, t, d in T.grid(heads, length, dim):
             out[0, h, t, d] = T.float32(0)
-            if t < p * blocks * CACHE_BLOCK:
+            if t <= T.cast(positions[n - T.int64(1)], "int64"):
                 row = pages[slots[0], t // (blocks * CACHE_BLOCK)]
                 part = t // CACHE_BLOCK % blocks
                 if keys:

@@ -10,7 +10,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from vamc_py import _tvm
 from vamc_py.frontend.trace import Traced, importable
 from vamc_py.pipeline.graph import Graph
-from vamc_py.pipeline.program import CACHES_ATTRIBUTE, INPUTS_ATTRIBUTE, Program
+from vamc_py.pipeline.program import CACHES_ATTRIBUTE, INPUTS_ATTRIBUTE, MASK_ATTRIBUTE, Program
 from vamc_py.weights.plan import Cast, ParameterPlan, Recipe
 
 
@@ -66,7 +66,7 @@ def _named(module: Any, traced: Traced) -> Program:
     function = graph.rebuild(
         parameters=parameters,
         substitute=substitute,
-        attributes={INPUTS_ATTRIBUTE: len(names), CACHES_ATTRIBUTE: 0},
+        attributes={INPUTS_ATTRIBUTE: len(names), CACHES_ATTRIBUTE: 0, MASK_ATTRIBUTE: traced.mask},
     )
     plan = ParameterPlan({tensor: Recipe((tensor,), (Cast("float32"),)) for tensor in weights})
     return Program(module, plan).with_function(function)

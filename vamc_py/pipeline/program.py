@@ -15,6 +15,10 @@ STEP = "step"
 # Function attributes that say what the parameters are: first the inputs, then the caches, then the weights.
 INPUTS_ATTRIBUTE = "vamc.inputs"
 CACHES_ATTRIBUTE = "vamc.caches"
+# What the attention_mask of main means: "additive" (added to the scores) or "ones" (1 where a token attends).
+MASK_ATTRIBUTE = "vamc.mask"
+# Set on a step that takes the tokens of one slot at a time only.
+ONE_SLOT_ATTRIBUTE = "vamc.one_slot"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Bounds:
     slots: int  # sequence slots
     context: int  # positions of one slot
     tokens: int  # most tokens in one step
+    one_slot: bool = False  # whether a step takes the tokens of one slot only
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def check(tokens: Integers, positions: Integers, slots: Integers, rows: Integers
         _in_range(name, values, limits[name])
     batch = Batch(**{name: values.astype(np.int32) for name, values in arrays.items()})
     _ordered(batch)
+    if bounds.one_slot and len(set(batch.slots.tolist())) > 1:
+        raise UserError("slots: this artifact takes the tokens of one slot in a step; make a step for each slot")
     return batch
 
 

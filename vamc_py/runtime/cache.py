@@ -23,10 +23,10 @@ def blocks_of(context: int) -> int:
 def allocate(caches: Sequence[TensorSpec], *, slots: int, context: int) -> list[Any]:
     """TVM tensors of zeros for the caches of a function, in order.
 
-    Their symbolic dimensions are "pages" (``slots`` of them) and "blocks" (of a page of ``context`` positions).
+    Their symbolic dimensions are "num_pages" (``slots`` of them) and "blocks" (of a page of ``context`` positions).
     Raises ArtifactError for another symbolic dimension, UserError where the OS refuses the memory.
     """
-    extents = {"pages": slots, "blocks": blocks_of(context)}
+    extents = {"num_pages": slots, "blocks": blocks_of(context)}
     shapes = [_shape(spec, extents) for spec in caches]
     try:
         return [memory.tensor(memory.zeros(shape, spec.dtype)) for spec, shape in zip(caches, shapes, strict=True)]

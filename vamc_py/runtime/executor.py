@@ -40,7 +40,9 @@ class Executor:
         self.compute = compute
         self._step = library.load_executable(module)[manifest.step.name]
         self._tensors = tensors
-        self._bounds = Bounds(self.vocab_size, self.slots, self.context, manifest.limits.prefill)
+        self._bounds = Bounds(
+            self.vocab_size, self.slots, self.context, manifest.limits.prefill, manifest.one_slot_a_step
+        )
         self._filled = [0] * self.slots  # positions of each slot that hold a token of its present sequence
         self._lock = threading.Lock()
 

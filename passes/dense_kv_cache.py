@@ -1,0 +1,114 @@
+"""dense-kv-cache: the step for a model whose attention the compiler does not know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tvm import relax
+
+from vamc_py.dialect import cache_append, causal_mask
+from vamc_py.dialect.attention import CACHE_BLOCK
+from vamc_py.errors import UserError
+from vamc_py.passes.kv_cache_layout import (
+    cache_parameters,
+    cache_sizes,
+    check_closed,
+    select_wanted_rows,
+    step_attributes,
+    step_inputs,
+)
+from vamc_py.pipeline.base import Context, Pass, Stage
+from vamc_py.pipeline.graph import Graph, operator_name
+from vamc_py.pipeline.matching import shape
+from vamc_py.pipeline.program import MASK_ATTRIBUTE, MAIN, ONE_SLOT_ATTRIBUTE, STEP, Program, layout
+
+# With the dense cache a token's keys lie at its position, not behind the past: an operator that counts would be wrong.
+_COUNTING = {f"relax.{name}" for name in ("arange", "tril", "triu", "cumsum", "cumprod", "argsort", "sort", "flip")}
+
+
+@dataclass(frozen=True)
+class DenseKvCache(Pass):
+    """Where kv-cache-layout did not fire: ``concat(past, new)`` becomes ``R.vamc.cache_append``, which writes the new
+    tokens into the cache and gives the whole context by position, and the mask input becomes ``R.vamc.causal_mask``.
+
+    Right for any attention whose mask comes from the mask input, and slow: each step reads the whole context. Such a step
+    takes the tokens of one slot at a time; the manifest tells the runtime.
+    """
+
+    name: ClassVar[str] = "dense-kv-cache"
+    stage: ClassVar[Stage] = "rewrite"
+    requires: ClassVar[tuple[str, ...]] = ("kv-cache-layout",)
+
+    def apply(self, program: Program, context: Context) -> Program:
+        if program.name != MAIN:
+            return program
+        length = -(-context.context // CACHE_BLOCK) * CACHE_BLOCK
+        graph = Graph(_with_whole_context(program.function, length))
+        _check_no_counting(graph)
+        inputs, _, weights = layout(graph.function)
+        n = shape(graph.parameter("input_ids"))[1]
+        new_inputs = step_inputs(n)
+        tokens, positions, slots, rows, pages = new_inputs
+        caches = _append_to_caches(graph, inputs, length, context.target.cache_dtype, (positions, slots, pages))
+        mask = graph.bind(causal_mask(positions, length=length, kind=_mask_kind(graph.function)), "mask")
+        function = graph.rebuild(
+            parameters=[*new_inputs, *caches, *weights],
+            substitute={
+                graph.parameter("input_ids"): relax.op.reshape(tokens, [1, n]),
+                graph.parameter("position_ids"): relax.op.reshape(positions, [1, n]),
+                graph.parameter("attention_mask"): relax.op.reshape(graph.values[mask], [1, 1, n, length]),
+            },
+            outputs=[select_wanted_rows(graph, rows, n)],
+            attributes={**step_attributes(len(caches), context.prefill), ONE_SLOT_ATTRIBUTE: 1},
+        )
+        check_closed(function)
+        return program.with_function(function, name=STEP).note(
+            "dense-kv-cache fired: each step reads the whole context, for one sequence at a time"
+        )
+
+
+def _with_whole_context(function: Any, length: int) -> Any:
+    """The function with past + new = ``length`` positions, whatever the number of new tokens."""
+    by_name = {parameter.name: parameter for parameter in function.params}
+    n, past = shape(by_name["input_ids"])[1], shape(by_name["past_k_0"])[2]
+    return function.bind_symbolic_vars({past: length - n})
+
+
+def _mask_kind(function: Any) -> str:
+    return str(function.attrs[MASK_ATTRIBUTE]) if MASK_ATTRIBUTE in function.attrs else "additive"
+
+
+def _check_no_counting(graph: Graph) -> None:
+    counting = sorted({operator_name(value) for value in graph.values.values()} & _COUNTING)
+    if counting:
+        raise UserError(
+            f"the model's attention is not of a kind that the compiler knows, and it uses {', '.join(counting)}, which may "
+            "count positions: its KV cache cannot be laid out"
+        )
+
+
+def _append_to_caches(
+    graph: Graph, inputs: list[Any], length: int, dtype: str, step: tuple[Any, Any, Any]
+) -> list[Any]:
+    """Replaces each concat of past and new; returns the cache parameters, k and v by layer."""
+    grown = {}
+    for var, call in graph.calls("relax.concat"):
+        fields = [graph.origin(field) for field in call.args[0].fields] if isinstance(call.args[0], relax.Tuple) else []
+        if len(fields) == 2 and fields[0] in inputs and int(call.attrs.axis) in (2, -2):
+            grown[fields[0]] = (var, fields[1])
+    caches: list[Any] = []
+    past = [var for var in inputs if var.name.startswith("past_")]
+    sizes = cache_sizes()
+    for layer, (past_k, past_v) in enumerate(zip(past[::2], past[1::2], strict=True)):
+        if not all(graph.users[var] == [grown[var][0]] for var in (past_k, past_v) if var in grown) or not (
+            past_k in grown and past_v in grown
+        ):
+            raise UserError(f"layer {layer} does not append its new keys and values to the past; not supported")
+        kv_heads, dim = shape(past_k)[1], shape(past_k)[3]
+        pair = cache_parameters(layer, kv_heads, dim, dtype, sizes)
+        for var, cache, keys in ((past_k, pair[0], True), (past_v, pair[1], False)):
+            concat, new = grown[var]
+            graph.replace(concat, cache_append(new, *step, cache, length=length, keys=keys))
+        caches += pair
+    return caches
