@@ -21,7 +21,7 @@ from vamc_py.passes.kv_cache_layout import (
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.matching import shape
-from vamc_py.pipeline.program import MASK_ATTRIBUTE, MAIN, ONE_SLOT_ATTRIBUTE, STEP, Program, layout
+from vamc_py.pipeline.program import MAIN, MASK_ATTRIBUTE, ONE_SLOT_ATTRIBUTE, STEP, Program, layout
 
 # With the dense cache a token's keys lie at its position, not behind the past: an operator that counts would be wrong.
 _COUNTING = {f"relax.{name}" for name in ("arange", "tril", "triu", "cumsum", "cumprod", "argsort", "sort", "flip")}
@@ -32,8 +32,8 @@ class DenseKvCache(Pass):
     """Where kv-cache-layout did not fire: ``concat(past, new)`` becomes ``R.vamc.cache_append``, which writes the new
     tokens into the cache and gives the whole context by position, and the mask input becomes ``R.vamc.causal_mask``.
 
-    Right for any attention whose mask comes from the mask input, and slow: each step reads the whole context. Such a step
-    takes the tokens of one slot at a time; the manifest tells the runtime.
+    Right for any attention whose mask comes from the mask input, and slow: each step reads the whole context. Such a
+    step takes the tokens of one slot at a time; the manifest tells the runtime.
     """
 
     name: ClassVar[str] = "dense-kv-cache"
@@ -83,8 +83,8 @@ def _check_no_counting(graph: Graph) -> None:
     counting = sorted({operator_name(value) for value in graph.values.values()} & _COUNTING)
     if counting:
         raise UserError(
-            f"the model's attention is not of a kind that the compiler knows, and it uses {', '.join(counting)}, which may "
-            "count positions: its KV cache cannot be laid out"
+            "the model's attention is not of a kind that the compiler knows, and it uses "
+            f"{', '.join(counting)}, which may count positions: its KV cache cannot be laid out"
         )
 
 

@@ -51,8 +51,8 @@ def cached_attention(
 
     Arguments with `fused_qkv`:
         qkv f32[n, (heads + 2 * kv_heads) * head_dim]   queries, keys, values
-        q_norm, k_norm f32[head_dim]                    only with `qk_norm_eps`: RMSNorm of each head before the rotation
-        cos, sin f32[n, head_dim]                       x * cos + concat(-x[half:], x[:half]) * sin
+        q_norm, k_norm f32[head_dim]                    only with `qk_norm_eps`: RMSNorm of each head before the
+        rotation cos, sin f32[n, head_dim]                       x * cos + concat(-x[half:], x[:half]) * sin
     without: q f32[n, heads, head_dim], k and v f32[n, kv_heads, head_dim], rotated already.
     Then for both:
         positions i32[n], slots i32[n], pages i32[s, p]
@@ -75,9 +75,10 @@ def cached_attention(
         rotation: Rotation | None = None
         if fused_qkv:
             qkv = argument("qkv", n, (heads + 2 * kv_heads) * head_dim)
-            norms = [argument(name, head_dim) for name in ("q_norm", "k_norm")] if qk_norm_eps is not None else [None] * 2
+            normed = qk_norm_eps is not None
+            q_norm, k_norm = (argument(name, head_dim) if normed else None for name in ("q_norm", "k_norm"))
             cos, sin = argument("cos", n, head_dim), argument("sin", n, head_dim)
-            rotation = Rotation(cos, sin, *norms, qk_norm_eps)
+            rotation = Rotation(cos, sin, q_norm, k_norm, qk_norm_eps)
             projections = (qkv, qkv, qkv)
         else:
             projections = tuple(
@@ -231,7 +232,9 @@ def _by_chunk(job: _Attention) -> None:
         T.buffer_store(longest, T.max(longest[0], job.batch.position(token) + 1), [0])
     chunks = keep(ceildiv(longest[0], chunk))
     # TVM moves the allocation to the function's start, so its size has to follow from the arguments' shapes alone
-    most = T.min(n, T.int64(job.tile.split_tokens)) * ceildiv(job.cache.pages.shape[1] * job.cache.blocks * LANES, chunk)
+    most = T.min(n, T.int64(job.tile.split_tokens)) * ceildiv(
+        job.cache.pages.shape[1] * job.cache.blocks * LANES, chunk
+    )
     parts = Partial.allocate(most, kv_heads, rows=job.token_capacity, head_dim=job.heads.head_dim)
     with _parallel_in_turn(n * kv_heads * chunks) as task:
         # tokens innermost: the threads are at the same place of the cache when tokens share a slot

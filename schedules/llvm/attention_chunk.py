@@ -1,8 +1,8 @@
 """Attention of some query rows over one chunk of the cache: scores, online softmax and the weighted sum of the values.
 
-Rows are queries (tokens times the heads of a group) that share one slot and one key/value head. Every operation of a row
-happens in the same order whatever tile it is in: blocks start at multiples of the block size, and positions that a row may
-not see add exact zeros. So a token's result does not depend on how it was batched.
+Rows are queries (tokens times the heads of a group) that share one slot and one key/value head. Every operation of a
+row happens in the same order whatever tile it is in: blocks start at multiples of the block size, and positions that
+a row may not see add exact zeros. So a token's result does not depend on how it was batched.
 """
 
 from __future__ import annotations
@@ -60,9 +60,16 @@ class Scratch:
 
 
 def attend_chunk(
-    heads: Heads, tile: AttentionTile, cache: Cache, rows: Rows, scratch: Scratch, start: Expr, end: Expr, result: Partial
+    heads: Heads,
+    tile: AttentionTile,
+    cache: Cache,
+    rows: Rows,
+    scratch: Scratch,
+    start: Expr,
+    end: Expr,
+    result: Partial,
 ) -> None:
-    """Emit the attention of `rows` over positions start <= t < end into `result`; `start` is a multiple of the chunk."""
+    """Emit the attention of `rows` over positions start <= t < end into `result`; `start`: a multiple of the chunk."""
     clear(heads, rows.steps * rows.step, result)
     with T.serial(0, ceildiv(end - start, tile.block)) as block:
         first = keep(start + block * tile.block)
@@ -74,7 +81,9 @@ def attend_chunk(
 
 
 def _find_pages(tile: AttentionTile, cache: Cache, slot: Expr, first: Expr, end: Expr, scratch: Scratch) -> None:
-    """The place of each 16 positions of the block; beyond the end that of the last ones, for the page table ends there."""
+    """The place of each 16 positions of the block; beyond the end that of the last ones, for the page table ends
+    there.
+    """
     for vector in range(tile.block // LANES):
         nominal = T.truncdiv(first, T.int64(LANES)) + vector
         page, block = cache.place(slot, keep(minimum(nominal, T.truncdiv(end - 1, T.int64(LANES)))))
@@ -86,14 +95,17 @@ def _scores(heads: Heads, tile: AttentionTile, cache: Cache, rows: Rows, scratch
     """scores[row, t] = sum over d of query[row, d] * key[d, t], 16 positions a vector."""
     width = next(w for w in (4, 2, 1) if w * rows.step <= REGISTERS and tile.block % (w * LANES) == 0)
     with T.serial(0, rows.steps) as step, T.serial(0, ceildiv(length, width * LANES)) as column:
-        places = [(keep(scratch.page[column * width + v]), keep(scratch.block[column * width + v])) for v in range(width)]
+        places = [
+            (keep(scratch.page[column * width + v]), keep(scratch.block[column * width + v])) for v in range(width)
+        ]
         sums = [[simd.scratch((LANES,), "float32") for _ in range(width)] for _ in range(rows.step)]
         for row_sums in sums:
             for accumulator in row_sums:
                 simd.store(accumulator, simd.splat(0.0), 0)
         with T.serial(0, heads.head_dim) as d:
             keys = [
-                keep(T.cast(simd.load(cache.keys, page, rows.head, block, d, 0), "float32x16")) for page, block in places
+                keep(T.cast(simd.load(cache.keys, page, rows.head, block, d, 0), "float32x16"))
+                for page, block in places
             ]
             for r, row_sums in enumerate(sums):
                 query = keep(simd.splat(rows.queries[rows.head, rows.first + step * rows.step + r, d]))
@@ -101,7 +113,9 @@ def _scores(heads: Heads, tile: AttentionTile, cache: Cache, rows: Rows, scratch
                     simd.store(accumulator, simd.fma(query, key, simd.load(accumulator, 0)), 0)
         for r, row_sums in enumerate(sums):
             for v, accumulator in enumerate(row_sums):
-                simd.store(scratch.scores, simd.load(accumulator, 0), step * rows.step + r, (column * width + v) * LANES)
+                simd.store(
+                    scratch.scores, simd.load(accumulator, 0), step * rows.step + r, (column * width + v) * LANES
+                )
 
 
 def _softmax(tile: AttentionTile, rows: Rows, scratch: Scratch, first: Expr, result: Partial) -> None:
@@ -141,13 +155,21 @@ def _values(heads: Heads, cache: Cache, rows: Rows, scratch: Scratch, length: Ex
     panels, rest = divmod(heads.vectors, width)
     with T.serial(0, rows.steps) as step:
         with T.serial(0, panels) as panel:
-            _value_panel(cache, rows, scratch, length, result, step, panel * (width * LANES), width)
+            _value_panel(heads, cache, rows, scratch, length, result, step, panel * (width * LANES), width)
         if rest:
-            _value_panel(cache, rows, scratch, length, result, step, T.int32(panels * width * LANES), rest)
+            _value_panel(heads, cache, rows, scratch, length, result, step, T.int32(panels * width * LANES), rest)
 
 
 def _value_panel(
-    cache: Cache, rows: Rows, scratch: Scratch, length: Expr, result: Partial, step: Expr, column: Expr, width: int
+    heads: Heads,
+    cache: Cache,
+    rows: Rows,
+    scratch: Scratch,
+    length: Expr,
+    result: Partial,
+    step: Expr,
+    column: Expr,
+    width: int,
 ) -> None:
     sums = [[simd.scratch((LANES,), "float32") for _ in range(width)] for _ in range(rows.step)]
     for r, row_sums in enumerate(sums):

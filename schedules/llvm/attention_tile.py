@@ -17,7 +17,9 @@ REGISTERS = 24
 
 @dataclass(frozen=True)
 class AttentionTile:
-    """The decisions of `cached_attention` that a tuner may change. No result depends on `tokens`, `rows` or `split_tokens`."""
+    """The decisions of `cached_attention` that a tuner may change. No result depends on `tokens`, `rows` or
+    `split_tokens`.
+    """
 
     tokens: int = 24
     """Tokens of one slot that go through the cache together; with the group's heads they are the rows of a tile."""
@@ -26,7 +28,9 @@ class AttentionTile:
     block: int = 64
     """Positions between two updates of the running maximum; a multiple of 16."""
     chunk: int = 256
-    """Positions after which a partial result is closed and merged, and the unit in which threads share a long context."""
+    """Positions after which a partial result is closed and merged, and the unit in which threads share a long
+    context.
+    """
     split_tokens: int = 8
     """Batches of up to so many tokens are spread over the threads by chunk, too."""
 
@@ -96,7 +100,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Partial:
-    """Softmax results that are not divided yet, by row: sum(p * v), the maximum they refer to, and sum(p) in 16 parts."""
+    """Softmax results that are not divided yet, by row: sum(p * v), the maximum they refer to, and sum(p) in 16
+    parts.
+    """
 
     out: Any
     top: Any
@@ -115,8 +121,8 @@ class Partial:
 def workspace(*shape: Expr, dtype: str = "float32") -> Any:
     """Emit a heap buffer of this shape (of two elements where the shape has one: TVM takes that for a scalar variable).
 
-    The view keeps CompactBufferAllocation away, which shrinks an allocation to the indices that it sees: those that come
-    from memory (see `keep`) it takes for a single one.
+    The view keeps CompactBufferAllocation away, which shrinks an allocation to the indices that it sees: those that
+    come from memory (see `keep`) it takes for a single one.
     """
     shape = (2,) if shape == (1,) else shape
     return T.decl_buffer(shape, dtype, data=T.alloc_buffer(shape, dtype).data)

@@ -19,7 +19,9 @@ Source = Callable[[Expr, int], Expr]
 
 @dataclass(frozen=True)
 class Rotation:
-    """What turns a projected query or key into one that may be compared: an RMSNorm over the head if any, and the angles."""
+    """What turns a projected query or key into one that may be compared: an RMSNorm over the head if any, and the
+    angles.
+    """
 
     cos: Any
     sin: Any
@@ -41,7 +43,9 @@ def write_keys_values(
         simd.store(column, T.cast(key(v * LANES, LANES), f"{dtype}x{LANES}"), 0)
         for d in range(LANES):
             T.buffer_store(cache.keys, column[d], [page, head, block, v * LANES + d, lane])
-        simd.store(cache.values, T.cast(value(v * LANES, LANES), f"{dtype}x{LANES}"), page, head, block, lane, v * LANES)
+        simd.store(
+            cache.values, T.cast(value(v * LANES, LANES), f"{dtype}x{LANES}"), page, head, block, lane, v * LANES
+        )
 
 
 def rotate(heads: Heads, rotation: Rotation, norm: Any | None, token: Expr, source: Source, to: Any) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.relax_modules import Compiled, apply_passes, assert_rewrites, assert_unchanged, program_of, random_arguments, tensor
+from support.relax_modules import (
+    Compiled,
+    apply_passes,
+    assert_rewrites,
+    assert_unchanged,
+    program_of,
+    random_arguments,
+    tensor,
+)
 from tvm.script import ir as I
 from tvm.script import relax as R
 

@@ -68,9 +68,7 @@ def step_in_chunks(step: StepModel, ids: list[int]) -> np.ndarray:
 def test_equals_torch_where_the_attention_is_unknown() -> None:
     torch.manual_seed(0)
     model = SoftCapped().eval()
-    program = apply_passes(
-        import_traced(trace_module(build_weightless(SoftCapped), ONE_LAYER, mask="ones")), *REWRITE
-    )
+    program = apply_passes(import_traced(trace_module(build_weightless(SoftCapped), ONE_LAYER, mask="ones")), *REWRITE)
     whole = random_step(ONE_LAYER, 9, 0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -120,7 +120,7 @@ def test_unknown_operators_run_once_with_their_batch_dimension() -> None:
 
 @I.ir_module
 class Broadcast:
-    """Weights with dimensions of one: beside tokens they are broadcast, as the matrix of a linear layer they are not."""
+    """Weights with dimensions of one: broadcast beside tokens, but not as the matrix of a linear layer."""
 
     @R.function
     def main(

@@ -68,9 +68,7 @@ def test_the_values_stay() -> None:
 @I.ir_module
 class TwoLayers:
     @R.function
-    def main(
-        x: R.Tensor(("n", 8), "float32"), a: R.Tensor((8, 8), "float32"), b: R.Tensor((8, 8), "float32")
-    ):
+    def main(x: R.Tensor(("n", 8), "float32"), a: R.Tensor((8, 8), "float32"), b: R.Tensor((8, 8), "float32")):
         R.func_attr({"vamc.inputs": 1, "vamc.caches": 0})
         with R.dataflow():
             first = R.vamc.linear(x, a, bias=False, residual=False)
@@ -86,9 +84,7 @@ class TwoLayersFused:
     """A layer takes one residual: the second sum stays."""
 
     @R.function
-    def main(
-        x: R.Tensor(("n", 8), "float32"), a: R.Tensor((8, 8), "float32"), b: R.Tensor((8, 8), "float32")
-    ):
+    def main(x: R.Tensor(("n", 8), "float32"), a: R.Tensor((8, 8), "float32"), b: R.Tensor((8, 8), "float32")):
         R.func_attr({"vamc.inputs": 1, "vamc.caches": 0})
         with R.dataflow():
             second = R.vamc.linear(x, b, bias=False, residual=False)

@@ -100,9 +100,7 @@ def test_the_merged_layer_computes_the_same() -> None:
 @I.ir_module
 class WithBatch:
     @R.function
-    def main(
-        x: R.Tensor((1, "n", 8), "float32"), gate: R.Tensor((4, 8), "float32"), up: R.Tensor((4, 8), "float32")
-    ):
+    def main(x: R.Tensor((1, "n", 8), "float32"), gate: R.Tensor((4, 8), "float32"), up: R.Tensor((4, 8), "float32")):
         R.func_attr({"vamc.inputs": 1, "vamc.caches": 0})
         with R.dataflow():
             a = R.vamc.linear(x, gate, bias=False, residual=False)
@@ -194,9 +192,7 @@ class SharedBias:
 @I.ir_module
 class WithResidual:
     @R.function
-    def main(
-        x: R.Tensor(("n", 8), "float32"), a: R.Tensor((8, 8), "float32"), b: R.Tensor((8, 8), "float32")
-    ):
+    def main(x: R.Tensor(("n", 8), "float32"), a: R.Tensor((8, 8), "float32"), b: R.Tensor((8, 8), "float32")):
         R.func_attr({"vamc.inputs": 1, "vamc.caches": 0})
         with R.dataflow():
             y = R.vamc.linear(x, a, x, bias=False, residual=True)
@@ -227,9 +223,7 @@ class Quantized:
 @I.ir_module
 class ComputedWeights:
     @R.function
-    def main(
-        x: R.Tensor(("n", 8), "float32"), a: R.Tensor((8, 4), "float32"), b: R.Tensor((8, 4), "float32")
-    ):
+    def main(x: R.Tensor(("n", 8), "float32"), a: R.Tensor((8, 4), "float32"), b: R.Tensor((8, 4), "float32")):
         R.func_attr({"vamc.inputs": 1, "vamc.caches": 0})
         with R.dataflow():
             left = R.permute_dims(a)

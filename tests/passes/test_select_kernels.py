@@ -280,7 +280,9 @@ def test_two_layouts_of_one_weight_are_a_fault_of_the_schedules(monkeypatch: pyt
     shapes = iter([(2, 64, 64), (2, 64, 32)])
 
     def contradicting(call: Any) -> Kernel | None:
-        kernel = llvm._RULES[operator_name(call)](call) if "table" in {getattr(a, "name", "") for a in call.args} else None
+        kernel = (
+            llvm._RULES[operator_name(call)](call) if "table" in {getattr(a, "name", "") for a in call.args} else None
+        )
         return kernel and Kernel(kernel.name, kernel.function, {1: PackedWeight(next(shapes), "float32", TRANSPOSE)})
 
     monkeypatch.setattr(llvm, "select", contradicting)

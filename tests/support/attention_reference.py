@@ -12,7 +12,9 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Problem:
-    """A ragged batch: `runs` are (slot, first position, tokens) in batch order; everything before a run is in the cache."""
+    """A ragged batch: `runs` are (slot, first position, tokens) in batch order; everything before a run is in the
+    cache.
+    """
 
     heads: int
     kv_heads: int

@@ -39,7 +39,8 @@ def cache_append(
     """Writes the new tokens' keys or values into the cache and gives the whole sequence's, by position.
 
     new f32 [1, KV, n, d] of one sequence; positions, slots, pages, cache as in cached_attention (``keys`` says which of
-    the two cache layouts) -> f32 [1, KV, length, d], zero behind the last token. All tokens of the step must be of one slot.
+    the two cache layouts) -> f32 [1, KV, length, d], zero behind the last token. All tokens of a step must be of one
+    slot.
     """
     return [new, positions, slots, pages, cache], {"length": int(length), "keys": bool(keys)}
 
@@ -70,7 +71,7 @@ def cache_append_reference(heads: int, dim: int, cache_dtype: str, length: int, 
     """The definition of cache_append as plain loops."""
     inner = (dim, CACHE_BLOCK) if keys else (CACHE_BLOCK, dim)
 
-    @T.prim_func
+    @T.prim_func  # type: ignore[untyped-decorator]
     def reference(
         new_handle: T.handle,
         positions_handle: T.handle,
@@ -78,7 +79,7 @@ def cache_append_reference(heads: int, dim: int, cache_dtype: str, length: int, 
         pages_handle: T.handle,
         cache_handle: T.handle,
         out_handle: T.handle,
-    ):
+    ) -> None:
         T.func_attr({"op_pattern": 8})
         n, s, p, pages_total, blocks = T.int64(), T.int64(), T.int64(), T.int64(), T.int64()
         new = T.match_buffer(new_handle, (1, heads, n, dim), "float32")

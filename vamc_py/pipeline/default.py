@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from vamc_py.passes.bundle_parameters import BundleParameters
 from vamc_py.passes.cast_weights import CastWeights
+from vamc_py.passes.dense_kv_cache import DenseKvCache
 from vamc_py.passes.flatten_batch import FlattenBatch
 from vamc_py.passes.fuse_attention import FuseAttention
 from vamc_py.passes.fuse_residual import FuseResidual
 from vamc_py.passes.fuse_swiglu import FuseSwiglu
-from vamc_py.passes.dense_kv_cache import DenseKvCache
 from vamc_py.passes.kv_cache_layout import KvCacheLayout
 from vamc_py.passes.lower_reference import LowerReference
 from vamc_py.passes.merge_linear import MergeLinear
