@@ -108,3 +108,14 @@ def test_two_compiles_give_the_same_bytes(tmp_path: Path) -> None:
         for compiled in (compile_checkpoint(tmp_path / "checkpoint", folder, dtype="int8") for _ in range(2))
     )
     assert once == again
+
+
+def test_an_artifact_compiled_anew_is_loaded_anew(tmp_path: Path) -> None:
+    """In one process, from the same place, while the old one is still loaded."""
+    loaded = []
+    for architecture in ("qwen2", "qwen3"):
+        checkpoint = tmp_path / architecture
+        write_checkpoint(checkpoint, architecture=architecture, scale=SCALE)
+        loaded.append(Executor.load(compile_checkpoint(checkpoint, tmp_path / "out").folder))
+        loaded[-1].feed([1, 2, 3], slot=0, start=0)
+    assert [executor.manifest.model.architecture for executor in loaded] == ["qwen2", "qwen3"]

@@ -10,6 +10,7 @@ import torch
 from support.relax_modules import (
     Compiled,
     apply_passes,
+    assert_same_results,
     assert_unchanged,
     operators_in,
     parameters_by_plan,
@@ -69,20 +70,71 @@ def checkpoint(program: Program) -> dict[str, torch.Tensor]:
     return {w.name: torch.randn([int(d) for d in w.ty.shape], generator=generator) * 0.3 for w in weights}
 
 
+@I.ir_module
+class Tied:
+    """One table for both the embedding and a layer with every optional argument."""
+
+    @R.function
+    def main(
+        tokens: R.Tensor(("n",), "int32"), table: R.Tensor((64, 64), "float32"), bias: R.Tensor((64,), "float32")
+    ):
+        R.func_attr({"vamc.inputs": 1, "vamc.caches": 0})
+        with R.dataflow():
+            x = R.vamc.embedding(tokens, table)
+            out = R.vamc.linear(x, table, bias, x, bias=True, residual=True)
+            R.output(out)
+        return out
+
+
 WEIGHT_PASSES = {"int8": (QuantizeInt8(),), "fp16": (CastWeights(),), "bf16": (CastWeights("bfloat16"),), "fp32": ()}
 
 
 @pytest.mark.parametrize("dtype", WEIGHT_PASSES)
-def test_kernels_compute_what_the_references_compute(dtype: str) -> None:
-    whole = program_of(Model)
+def test_packed_weights_give_what_the_references_give(dtype: str) -> None:
+    whole = program_of(Tied)
     before = apply_passes(whole, *WEIGHT_PASSES[dtype], dtype=dtype)
     after = apply_passes(before, SelectKernels(), dtype=dtype)
-    assert not any(name.startswith("vamc.") for name in operators_in(after))
+    assert operators_in(after) == {"call_tir": 2}
     weights = checkpoint(whole)
-    tokens, rows = np.array([100, 0, 64, 7, 7], np.int32), np.array([4, 0], np.int32)
-    [want] = Compiled(before)(tokens, rows, *parameters_by_plan(before, weights))
-    [got] = Compiled(after)(tokens, rows, *parameters_by_plan(after, weights))
+    tokens = np.array([63, 0, 17, 7, 7], np.int32)
+    [want] = Compiled(before)(tokens, *parameters_by_plan(before, weights))
+    [got] = Compiled(after)(tokens, *parameters_by_plan(after, weights))
     assert np.abs(got - want).max() <= 2e-4 * np.abs(want).max()
+
+
+@I.ir_module
+class RowOperators:
+    @R.function
+    def main(
+        x: R.Tensor(("n", 32), "float32"),
+        positions: R.Tensor(("n",), "int32"),
+        rows: R.Tensor(("m",), "int32"),
+        inv_freq: R.Tensor((8,), "float32"),
+        norm: R.Tensor((32,), "float32"),
+    ):
+        n = T.int64()
+        R.func_attr({"vamc.inputs": 3, "vamc.caches": 0})
+        with R.dataflow():
+            angles = R.vamc.rotary_angles(positions, inv_freq, scaling=1.5)
+            cos = angles[0]
+            sin = angles[1]
+            heads = R.reshape(x, R.shape([n, 2, 16]))
+            turned = R.vamc.rotary(heads, cos, sin)
+            y = R.reshape(turned, R.shape([n, 32]))
+            z = R.vamc.rms_norm(y, norm, epsilon=1e-3)
+            total = R.add(z, x)
+            halves = R.vamc.swiglu(total)
+            product = R.vamc.swiglu(halves, cos)
+            out = R.vamc.select_rows(product, rows)
+            R.output(out)
+        return out
+
+
+def test_the_other_kernels_take_their_arguments_in_the_order_of_the_call() -> None:
+    before = program_of(RowOperators)
+    after = apply_passes(before, SelectKernels())
+    assert operators_in(after) == {"call_tir": 7, "reshape": 2}
+    assert_same_results(before, after, {"n": 5, "m": 3})
 
 
 def test_weights_are_packed_once_in_the_graph_and_in_the_plan() -> None:

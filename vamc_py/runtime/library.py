@@ -54,8 +54,12 @@ def _import_without_torch(name: str) -> Any:
 
 def load_module(path: Path) -> Any:
     """The library ``path`` as a tvm_ffi module; its functions are its items."""
-    # An absolute path: dlopen looks up a bare file name in the system's folders instead.
-    return load().load_module(str(path.absolute()))
+    # dlopen takes a path that it knows for the library that it has loaded from there, even where another file has
+    # taken its place (an artifact compiled anew). Under a name of its own the file itself decides.
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / path.name
+        link.symlink_to(path.absolute())
+        return load().load_module(str(link))
 
 
 def load_executable(library: Any) -> Any:
