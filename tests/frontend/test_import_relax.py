@@ -13,9 +13,12 @@ from support.relax_modules import Compiled, MainModel
 from support.run_torch import built_in, random_step, random_weights
 from tvm import relax
 
+from vamc_py.errors import CheckpointError
 from vamc_py.frontend.import_relax import import_traced
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
+from vamc_py.frontend.models.qwen2 import Qwen2ForCausalLM
 from vamc_py.frontend.trace import Traced, trace, trace_module
+from vamc_py.frontend.weightless import build_weightless
 from vamc_py.pipeline.program import MAIN, Program, attribute, layout
 from vamc_py.weights.plan import Cast, Recipe
 
@@ -92,7 +95,7 @@ def test_computes_what_torch_computes(traced: Traced, program: Program) -> None:
 
 def test_an_unused_weight_is_no_parameter() -> None:
     """A tensor that the graph does not read is not loaded."""
-    config = ModelConfig.from_hf(CONFIGS["qwen2 untied"])
+    config = replace(ModelConfig.from_hf(CONFIGS["qwen2 untied"]), vocab_size=4)
 
     class OneWeight(torch.nn.Module):
         def __init__(self) -> None:
@@ -123,3 +126,14 @@ def test_refuses_an_input_without_a_role(traced: Traced) -> None:
     parameters = {name: tensor for name, tensor in traced.parameters.items() if name != placeholder}
     with pytest.raises(ValueError, match=f"inputs without a role: {placeholder}"):
         import_traced(replace(traced, parameters=parameters))
+
+
+def test_a_model_without_logits_is_refused() -> None:
+    class Embedding(Qwen2ForCausalLM):
+        def forward(self, input_ids: Any, attention_mask: Any, position_ids: Any, past_key_values: Any) -> Any:
+            return self.model(input_ids, attention_mask, position_ids, past_key_values)
+
+    model = ModelConfig.from_hf(model_config(architecture="qwen2", layers=1))
+    traced = trace_module(build_weightless(lambda: Embedding(model)), model, mask="additive")
+    with pytest.raises(CheckpointError, match="instead of logits over its 288 tokens"):
+        import_traced(traced)

@@ -75,9 +75,7 @@ class Tied:
     """One table for both the embedding and a layer with every optional argument."""
 
     @R.function
-    def main(
-        tokens: R.Tensor(("n",), "int32"), table: R.Tensor((64, 64), "float32"), bias: R.Tensor((64,), "float32")
-    ):
+    def main(tokens: R.Tensor(("n",), "int32"), table: R.Tensor((64, 64), "float32"), bias: R.Tensor((64,), "float32")):
         R.func_attr({"vamc.inputs": 1, "vamc.caches": 0})
         with R.dataflow():
             x = R.vamc.embedding(tokens, table)

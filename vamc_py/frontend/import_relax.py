@@ -8,8 +8,10 @@ from tvm import relax, tirx
 from tvm.relax.frontend.torch import from_exported_program
 
 from vamc_py import _tvm
+from vamc_py.errors import CheckpointError
 from vamc_py.frontend.trace import Traced, importable
 from vamc_py.pipeline.graph import Graph
+from vamc_py.pipeline.matching import shape, static
 from vamc_py.pipeline.program import CACHES_ATTRIBUTE, INPUTS_ATTRIBUTE, MASK_ATTRIBUTE, Program
 from vamc_py.weights.plan import Cast, ParameterPlan, Recipe
 
@@ -63,6 +65,7 @@ def _named(module: Any, traced: Traced) -> Program:
     left = [p.name for p in graph.parameters if p not in substitute and graph.users[p]]
     if left:
         raise ValueError(f"the trace has inputs without a role: {', '.join(left)}")
+    _check_logits(graph.outputs()[0], traced)
     function = graph.rebuild(
         parameters=parameters,
         substitute=substitute,
@@ -70,3 +73,12 @@ def _named(module: Any, traced: Traced) -> Program:
     )
     plan = ParameterPlan({tensor: Recipe((tensor,), (Cast("float32"),)) for tensor in weights})
     return Program(module, plan).with_function(function)
+
+
+def _check_logits(logits: Any, traced: Traced) -> None:
+    width = static(shape(logits)[-1])
+    if width != traced.model.vocab_size:
+        raise CheckpointError(
+            f"the model returns {width} values a token instead of logits over its {traced.model.vocab_size} tokens: "
+            "only causal language models compile; an embedding model does not yet"
+        )
