@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +89,35 @@ def test_a_later_override_wins(config: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert names == ["two"]
 
 
-@pytest.mark.parametrize("wrapped", [False, True], ids=["at once", "out of a callback of TVM"])
-def test_sigterm_ends_like_an_interrupt(config: Path, monkeypatch: pytest.MonkeyPatch, wrapped: bool) -> None:
+def at_once(_loaded: Any) -> Compiled:
+    signal.raise_signal(signal.SIGTERM)
+    raise AssertionError("the signal was not heard")
+
+
+def in_a_callback_of_tvm(_loaded: Any) -> Compiled:
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        raise RuntimeError from None
+    raise AssertionError("the signal was not heard")
+
+
+def in_a_finalizer(_loaded: Any) -> Compiled:
+    def finalize(_reference: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    value = {1}
+    reference = weakref.ref(value, finalize)
+    del value
+    assert reference() is None
+    for _ in range(100):
+        time.sleep(0.01)
+    raise AssertionError("the signal was not heard")
+
+
+@pytest.mark.parametrize("killed", [at_once, in_a_callback_of_tvm, in_a_finalizer])
+def test_sigterm_ends_like_an_interrupt(config: Path, monkeypatch: pytest.MonkeyPatch, killed: Any) -> None:
     before = signal.getsignal(signal.SIGTERM)
-
-    def killed(_loaded: Any) -> Compiled:
-        try:
-            signal.raise_signal(signal.SIGTERM)
-        except KeyboardInterrupt as error:
-            raise RuntimeError if wrapped else error from None
-        raise AssertionError("the signal was not heard")
-
     monkeypatch.setattr(compiler, "compile_config", killed)
     with pytest.raises(SystemExit) as left:
         main(["compile", str(config)])

@@ -65,9 +65,23 @@ def qkv_program(norms: bool) -> Program:
     )  # fmt: skip
 
 
+def append_program(dtype: str) -> Program:
+    """The keys and the values of one sequence in caches of 40 positions: cache_append with both layouts."""
+    *_, positions, slots, pages, k_cache, v_cache = attention_kinds(4, 2, 8, dtype)
+
+    def both(k: Any, v: Any, positions: Any, slots: Any, pages: Any, k_cache: Any, v_cache: Any) -> list[Any]:
+        where = positions, slots, pages
+        return [
+            dialect.cache_append(k, *where, k_cache, length=40, keys=True),
+            dialect.cache_append(v, *where, v_cache, length=40, keys=False),
+        ]
+
+    return program(both, *[((1, 2, N, 8), "float32")] * 2, positions, slots, pages, k_cache, v_cache)
+
+
 ROWS = ((N, 8), "float32")
 BATCH = ((1, N, 8), "float32")
-PROGRAMS: dict[str, tuple[Program, Sequence[Any]]] = {
+PROGRAMS: dict[str, tuple[Program, Any]] = {
     "linear": (program(dialect.linear, ROWS, ((6, 8), "float16")), (N, 6)),
     "linear int8, with bias and residual": (
         program(
@@ -82,6 +96,10 @@ PROGRAMS: dict[str, tuple[Program, Sequence[Any]]] = {
         (N, 6),
     ),
     "rms_norm": (program(lambda *x: dialect.rms_norm(*x, epsilon=1e-6), BATCH, ((8,), "float32")), (1, N, 8)),
+    "rotary_angles": (
+        program(lambda *x: dialect.rotary_angles(*x, scaling=1.5), ((1, N), "int32"), ((4,), "float32")),
+        [(1, N, 8)] * 2,
+    ),
     "rotary": (program(dialect.rotary, ((N, 3, 8), "float32"), ROWS, ROWS), (N, 3, 8)),
     "swiglu": (program(dialect.swiglu, ROWS, ROWS), (N, 8)),
     "swiglu of a merged projection": (program(dialect.swiglu, BATCH), (1, N, 4)),
@@ -98,18 +116,18 @@ PROGRAMS: dict[str, tuple[Program, Sequence[Any]]] = {
         (N, 4, 8),
     ),
     "qkv_attention": (qkv_program(norms=True), (N, 32)),
+    "cache_append": (append_program("float16"), [(1, 2, 40, 8)] * 2),
+    "causal_mask": (program(lambda x: dialect.causal_mask(x, length=40, kind="ones"), ((N,), "int32")), (1, 1, N, 40)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("one", "shape"), PROGRAMS.values(), ids=PROGRAMS.keys())
-def test_types_are_inferred(one: Program, shape: Sequence[Any]) -> None:
-    tvm.ir.assert_structural_equal(one.function.ret_ty, relax.TensorType(list(shape), "float32"), map_free_vars=True)
-
-
-def test_rotary_angles_are_a_pair() -> None:
-    one = program(lambda *x: dialect.rotary_angles(*x, scaling=1.5), ((1, N), "int32"), ((4,), "float32"))
-    kind = relax.TensorType([1, N, 8], "float32")
-    tvm.ir.assert_structural_equal(one.function.ret_ty, relax.TupleType([kind, kind]), map_free_vars=True)
+def test_types_are_inferred(one: Program, shape: Any) -> None:
+    """A list of shapes stands for several values."""
+    several = isinstance(shape, list)
+    kinds = [relax.TensorType(list(dimensions), "float32") for dimensions in (shape if several else [shape])]
+    expected = relax.TupleType(kinds) if several else kinds[0]
+    tvm.ir.assert_structural_equal(one.function.ret_ty, expected, map_free_vars=True)
 
 
 @pytest.mark.parametrize("one", [one for one, _ in PROGRAMS.values()], ids=PROGRAMS.keys())
@@ -121,7 +139,7 @@ def test_printed_text_parses_back(one: Program) -> None:
 
 def test_every_operator_is_documented_and_tested_here() -> None:
     known = dialect.operators()
-    tested = {name.split()[0].rstrip(",") for name in PROGRAMS} | {"rotary_angles"}
+    tested = {name.split()[0].rstrip(",") for name in PROGRAMS}
     assert {operator.name for operator in known.values()} == tested
     for full_name, operator in known.items():
         assert full_name == operator.full_name == operator.op.name
@@ -316,3 +334,36 @@ def test_cached_attention_asks_for_rows() -> None:
     one = program(lambda *x: dialect.cached_attention(*x, scale=0.5), *batch, *rest)
     with pytest.raises(ValueError, match="run flatten_batch before"):
         Compiled(one)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_cache_append_gives_the_whole_sequence_and_writes_only_the_new_tokens(dtype: str) -> None:
+    run = Compiled(append_program(dtype))
+    pages, blocks = np.array([[3, 0, 4], [1, 5, 2]], np.int32), 1
+    before = [normal(seed, 6, 2, blocks, *inner).astype(dtype) for seed, inner in ((0, (8, 16)), (1, (16, 8)))]
+    caches = [tensor(cache) for cache in before]
+    oracle = RaggedAttention(pages, blocks, 1.0, dtype)
+    reached = 0
+    for new in (18, 1, 21):  # across pages, one token, up to the last position
+        k, v = normal(2 * new, 1, 2, new, 8), normal(2 * new + 1, 1, 2, new, 8)
+        positions, slots = list(range(reached, reached + new)), [1] * new
+        reached += new
+        integers = [np.array(x, np.int32) for x in (positions, slots)]
+        results = run(k, v, *integers, pages, *caches)
+        rows_k, rows_v = (x[0].transpose(1, 0, 2) for x in (k, v))
+        oracle.step(rows_k, rows_k, rows_v, positions, slots)
+        for part, got in enumerate(results):
+            want = np.zeros((1, 2, 40, 8), np.float32)
+            want[0, :, :reached] = np.array([oracle.history[1, t][part] for t in range(reached)]).transpose(1, 0, 2)
+            np.testing.assert_array_equal(got, want)
+    for cache, want in zip(caches, oracle.caches(*before), strict=True):
+        np.testing.assert_array_equal(cache.numpy(), want)
+
+
+def test_causal_mask_lets_a_token_see_the_positions_up_to_its_own() -> None:
+    kinds = ("ones", "additive")
+    run = Compiled(program(lambda x: [dialect.causal_mask(x, length=6, kind=kind) for kind in kinds], ((N,), "int32")))
+    ones, additive = run(np.array([2, 3, 5], np.int32))
+    seen = [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1] * 6]
+    np.testing.assert_array_equal(ones, np.array(seen, np.float32)[None, None])
+    np.testing.assert_array_equal(additive, np.where(ones == 1, 0, np.finfo(np.float32).min))

@@ -143,6 +143,20 @@ class MatrixIsAnInput:
         return y
 
 
-@pytest.mark.parametrize("module", [ReadAsFloatElsewhere, MatrixIsAnInput, Whole])
+@I.ir_module
+class ReadAsRowsToo:
+    """A matrix that another layer reads as its input."""
+
+    @R.function
+    def main(matrix: R.Tensor((8, 8), "int8"), scale: R.Tensor((8,), "float32"), w: R.Tensor((8, 8), "float32")):
+        R.func_attr({"vamc.inputs": 0, "vamc.caches": 0})
+        with R.dataflow():
+            y = R.vamc.linear(w, matrix, scale, bias=False, residual=False)
+            z = R.vamc.linear(y, w, bias=False, residual=False)
+            R.output(z)
+        return z
+
+
+@pytest.mark.parametrize("module", [ReadAsFloatElsewhere, ReadAsRowsToo, MatrixIsAnInput, Whole])
 def test_what_must_stay(module: Any) -> None:
     assert_unchanged(QuantizeInt8(), module)

@@ -121,9 +121,7 @@ def test_in_blocks_as_in_one_piece(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    rows=st.lists(st.integers(1, 300), min_size=1, max_size=3), block=st.integers(100, 2000), packed=st.booleans()
-)
+@given(rows=st.lists(st.integers(1, 300), min_size=1, max_size=3), block=st.integers(100, 2000), packed=st.booleans())
 def test_no_more_is_in_memory_than_a_block(
     rows: list[int], block: int, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

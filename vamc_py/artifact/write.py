@@ -109,7 +109,7 @@ def _check_replaceable(folder: Path) -> None:
     ours = folder.is_dir() and not folder.is_symlink()
     if not ours or (any(folder.iterdir()) and not (folder / MANIFEST_FILE).is_file()):
         raise UserError(
-            f"{folder}: exists and is not an artifact ({MANIFEST_FILE} is missing); "
+            f"{folder}: exists and is not an artifact (a folder, not a link, with {MANIFEST_FILE}); "
             "move it away, or set another name or workspace.path"
         )
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -31,36 +28,15 @@ def compile_(
     Example: vamc-py compile examples/hf_qwen3_int8.yaml --set workspace.path=/srv/models
     """
     from vamc_py.config import load_config
+    from vamc_py.interrupts import ended_by_signals
 
     loaded = load_config(config, overrides or ())
     for notice in loaded.notices:
         typer.echo(f"notice: {notice}", err=True)
-    with _ended_by_signals():
+    with ended_by_signals():
         from vamc_py.compiler import compile_config
 
         compiled = compile_config(loaded)
     for note in compiled.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(compiled.folder)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """A polite kill ends the block as Ctrl-C does, by KeyboardInterrupt, so that what is half written is removed."""
-    received: list[int] = []
-
-    def interrupt(number: int, _frame: object) -> NoReturn:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]  # nohup ignores
-    former = {number: signal.signal(number, interrupt) for number in heard}
-    try:
-        yield
-    except Exception:
-        if received:  # what is raised inside a callback of TVM's comes out as a RuntimeError
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
