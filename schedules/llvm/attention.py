@@ -51,8 +51,8 @@ def cached_attention(
 
     Arguments with `fused_qkv`:
         qkv f32[n, (heads + 2 * kv_heads) * head_dim]   queries, keys, values
-        q_norm, k_norm f32[head_dim]                    only with `qk_norm_eps`: RMSNorm of each head before the
-        rotation cos, sin f32[n, head_dim]                       x * cos + concat(-x[half:], x[:half]) * sin
+        q_norm, k_norm f32[head_dim]                    only with `qk_norm_eps`: RMSNorm of each head, then rotation
+        cos, sin f32[n, head_dim]                       x * cos + concat(-x[half:], x[:half]) * sin
     without: q f32[n, heads, head_dim], k and v f32[n, kv_heads, head_dim], rotated already.
     Then for both:
         positions i32[n], slots i32[n], pages i32[s, p]
@@ -91,7 +91,7 @@ def cached_attention(
         values = argument("v_cache", num_pages, kv_heads, blocks, LANES, head_dim, dtype=cache_dtype)
         out = argument("out", n, heads * head_dim)
         batch, cache = Batch(n, positions, slots), Cache(keys, values, pages, blocks)
-        queries = workspace(kv_heads, n * shape.group + tile.rows, head_dim)
+        queries = workspace(kv_heads, n * shape.group + max(tile.rows, tile.heads), head_dim)
         _prepare(shape, cache, batch, projections, rotation, scale * math.log2(math.e), queries)
         _attend(_Attention(shape, tile, cache, batch, queries, out))
     return module.get()
@@ -110,8 +110,9 @@ def _prepare(
     starts = (0, heads.heads, heads.heads + heads.kv_heads)  # of the queries, keys and values among the heads of qkv
 
     with T.parallel(0, batch.n * heads.kv_heads) as task:
-        token = keep(T.truncdiv(task, T.int64(heads.kv_heads)))
-        head = keep(T.truncmod(task, T.int64(heads.kv_heads)))
+        # tokens innermost: 16 neighbours of one slot share every line of a block of keys
+        token = keep(T.truncmod(task, batch.n))
+        head = keep(T.truncdiv(task, batch.n))
         turned = workspace(heads.head_dim) if rotation else None
 
         def source(part: int, index: Expr) -> Callable[[Expr, int], Expr]:
@@ -151,7 +152,7 @@ class _Attention:
 
     def __init__(self, heads: Heads, tile: AttentionTile, cache: Cache, batch: Batch, queries: Any, out: Any) -> None:
         self.heads, self.tile, self.cache, self.batch, self.queries, self.out = heads, tile, cache, batch, queries, out
-        steps = -(-heads.group // tile.rows)
+        steps = -(-heads.group // tile.heads)
         self.token_step = -(-heads.group // steps)  # the group's heads in as few, equal steps as the registers allow
         self.token_capacity = self.token_step * steps
 
@@ -159,7 +160,9 @@ class _Attention:
         """The group's heads of one token."""
         slot, position = keep(self.batch.slot(token)), keep(self.batch.position(token))
         first, count = keep(token * self.heads.group), T.int64(self.heads.group)
-        return Rows(self.queries, head, first, count, self.token_step, self.token_capacity, slot, lambda row: position)
+        return Rows(
+            self.queries, head, first, count, self.token_step, self.token_capacity, slot, lambda row: position, True
+        )
 
     def tile_rows(self, first: Expr, tokens: Expr, head: Expr) -> Rows:
         """The group's heads of several tokens of one slot."""
@@ -171,7 +174,15 @@ class _Attention:
             return self.batch.position(first + T.truncdiv(row, T.int64(group)))
 
         return Rows(
-            self.queries, head, keep(first * group), keep(tokens * group), self.tile.rows, capacity, slot, position
+            self.queries,
+            head,
+            keep(first * group),
+            keep(tokens * group),
+            self.tile.rows,
+            capacity,
+            slot,
+            position,
+            False,
         )
 
     def whole_context(self, rows: Rows, last: Expr) -> None:
@@ -190,6 +201,8 @@ class _Attention:
 
 
 def _attend(job: _Attention) -> None:
+    if job.tile.split_tokens == 0:
+        return _by_tile(job)
     with T.If(job.batch.n <= job.tile.split_tokens):
         with T.Then():
             _by_chunk(job)

@@ -11,16 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import tvm
 from tvm import tirx
 from tvm.script import tirx as T
 
 from . import simd
 from .attention_tile import REGISTERS, AttentionTile, Batch, Cache, Heads, Partial, ceildiv, minimum, workspace
 from .math import exp2, keep, lane_max, lane_sum
-from .simd import LANES, Expr
+from .simd import BYTES, LANES, Expr
 
 LOWEST = -1e30
 """A maximum before any score: finite, so that a difference with it is never NaN."""
+UNSEEN = 2 * LOWEST
+"""The score of a position that a row may not see: its weight is 0 whatever the maximum."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Rows:
     capacity: int  # most rows, a multiple of step
     slot: Expr
     position: Callable[[Expr], Expr]  # of a row
+    streams: bool  # so few rows that memory is the limit: prefetch
 
     @property
     def steps(self) -> Expr:
@@ -74,16 +78,15 @@ def attend_chunk(
     with T.serial(0, ceildiv(end - start, tile.block)) as block:
         first = keep(start + block * tile.block)
         length = keep(minimum(T.int64(tile.block), end - first))
+        more = keep(tirx.Select(first + tile.block < end, T.int64(tile.block // LANES), T.int64(0)))
         _find_pages(tile, cache, rows.slot, first, end, scratch)
         _scores(heads, tile, cache, rows, scratch, length)
         _softmax(tile, rows, scratch, first, result)
-        _values(heads, cache, rows, scratch, length, result)
+        _values(heads, cache, rows, scratch, length, more, result)
 
 
 def _find_pages(tile: AttentionTile, cache: Cache, slot: Expr, first: Expr, end: Expr, scratch: Scratch) -> None:
-    """The place of each 16 positions of the block; beyond the end that of the last ones, for the page table ends
-    there.
-    """
+    """The place of each 16 positions of the block; beyond the end the last one's, for the page table ends there."""
     for vector in range(tile.block // LANES):
         nominal = T.truncdiv(first, T.int64(LANES)) + vector
         page, block = cache.place(slot, keep(minimum(nominal, T.truncdiv(end - 1, T.int64(LANES)))))
@@ -102,15 +105,17 @@ def _scores(heads: Heads, tile: AttentionTile, cache: Cache, rows: Rows, scratch
         for row_sums in sums:
             for accumulator in row_sums:
                 simd.store(accumulator, simd.splat(0.0), 0)
-        with T.serial(0, heads.head_dim) as d:
-            keys = [
-                keep(T.cast(simd.load(cache.keys, page, rows.head, block, d, 0), "float32x16"))
-                for page, block in places
-            ]
-            for r, row_sums in enumerate(sums):
-                query = keep(simd.splat(rows.queries[rows.head, rows.first + step * rows.step + r, d]))
-                for key, accumulator in zip(keys, row_sums, strict=True):
-                    simd.store(accumulator, simd.fma(query, key, simd.load(accumulator, 0)), 0)
+        unroll = 2 if rows.streams else 1
+        with T.serial(0, heads.head_dim // unroll) as d_outer:
+            if rows.streams:
+                for page, block in places:
+                    _prefetch(cache.values, page, rows.head, block, d_outer * (unroll * LANES), unroll * LANES)
+            for d in range(unroll):
+                at = d_outer * unroll + d
+                keys = [_load_float32(cache.keys, page, rows.head, block, at, 0) for page, block in places]
+                for r, row_sums in enumerate(sums):
+                    query = keep(simd.splat(rows.queries[rows.head, rows.first + step * rows.step + r, at]))
+                    _accumulate(row_sums, query, keys)
         for r, row_sums in enumerate(sums):
             for v, accumulator in enumerate(row_sums):
                 simd.store(
@@ -128,7 +133,7 @@ def _softmax(tile: AttentionTile, rows: Rows, scratch: Scratch, first: Expr, res
         for v in vectors:
             score = simd.load(scratch.scores, row, v * LANES)
             seen = lane + simd.splat(T.int32(v * LANES)) <= visible
-            scores.append(keep(tirx.Select(seen, score, simd.splat(float("-inf")))))
+            scores.append(keep(tirx.Select(seen, score, simd.splat(UNSEEN))))
         before = keep(result.top[(*result.at, row)])
         top = keep(simd.maximum(before, lane_max(_tree(scores, lambda a, b: keep(simd.maximum(a, b))))))
         rescale = keep(exp2(simd.splat(before - top)))
@@ -149,15 +154,17 @@ def _tree(values: list[Expr], combine: Callable[[Expr, Expr], Expr]) -> Expr:
     return values[0]
 
 
-def _values(heads: Heads, cache: Cache, rows: Rows, scratch: Scratch, length: Expr, result: Partial) -> None:
+def _values(
+    heads: Heads, cache: Cache, rows: Rows, scratch: Scratch, length: Expr, more: Expr, result: Partial
+) -> None:
     """out[row] = out[row] * rescale[row] + sum over t of weight[row, t] * value[t]."""
-    width = min(heads.vectors, REGISTERS // rows.step)
-    panels, rest = divmod(heads.vectors, width)
+    panels = -(-heads.vectors * rows.step // REGISTERS)
+    width = -(-heads.vectors // panels)
     with T.serial(0, rows.steps) as step:
-        with T.serial(0, panels) as panel:
-            _value_panel(heads, cache, rows, scratch, length, result, step, panel * (width * LANES), width)
-        if rest:
-            _value_panel(heads, cache, rows, scratch, length, result, step, T.int32(panels * width * LANES), rest)
+        for first in range(0, heads.vectors, width):
+            columns = [v * LANES for v in range(first, min(first + width, heads.vectors))]
+            ahead = more if rows.streams and first == 0 else None
+            _value_panel(heads, cache, rows, scratch, length, ahead, result, step, columns)
 
 
 def _value_panel(
@@ -166,31 +173,51 @@ def _value_panel(
     rows: Rows,
     scratch: Scratch,
     length: Expr,
+    ahead: Expr | None,
     result: Partial,
     step: Expr,
-    column: Expr,
-    width: int,
+    columns: list[int],
 ) -> None:
-    sums = [[simd.scratch((LANES,), "float32") for _ in range(width)] for _ in range(rows.step)]
+    """The features from each of `columns` on; meanwhile prefetch the keys `ahead` blocks of 16 positions further on."""
+    sums = [[simd.scratch((LANES,), "float32") for _ in columns] for _ in range(rows.step)]
     for r, row_sums in enumerate(sums):
         rescale = keep(simd.load(scratch.rescale, step * rows.step + r, 0))
-        for v, accumulator in enumerate(row_sums):
-            before = simd.load(result.out, *result.at, step * rows.step + r, column + v * LANES)
+        for column, accumulator in zip(columns, row_sums, strict=True):
+            before = simd.load(result.out, *result.at, step * rows.step + r, column)
             simd.store(accumulator, before * rescale, 0)
     with T.serial(0, ceildiv(length, LANES)) as vector:
         page, block = keep(scratch.page[vector]), keep(scratch.block[vector])
         with T.serial(0, minimum(T.int64(LANES), length - vector * LANES)) as t:
-            values = [
-                keep(T.cast(simd.load(cache.values, page, rows.head, block, t, column + v * LANES), "float32x16"))
-                for v in range(width)
-            ]
+            if ahead is not None:
+                _prefetch(cache.keys, page, rows.head, block + ahead, t * heads.head_dim, heads.head_dim)
+            values = [_load_float32(cache.values, page, rows.head, block, t, column) for column in columns]
             for r, row_sums in enumerate(sums):
                 weight = keep(simd.splat(scratch.scores[step * rows.step + r, vector * LANES + t]))
-                for value, accumulator in zip(values, row_sums, strict=True):
-                    simd.store(accumulator, simd.fma(weight, value, simd.load(accumulator, 0)), 0)
+                _accumulate(row_sums, weight, values)
     for r, row_sums in enumerate(sums):
-        for v, accumulator in enumerate(row_sums):
-            simd.store(result.out, simd.load(accumulator, 0), *result.at, step * rows.step + r, column + v * LANES)
+        for column, accumulator in zip(columns, row_sums, strict=True):
+            simd.store(result.out, simd.load(accumulator, 0), *result.at, step * rows.step + r, column)
+
+
+def _load_float32(cache: Any, *indices: Expr) -> Expr:
+    return keep(T.cast(simd.load(cache, *indices), "float32x16"))
+
+
+def _accumulate(sums: list[Any], scalar: Expr, vectors: list[Expr]) -> None:
+    for vector, accumulator in zip(vectors, sums, strict=True):
+        simd.store(accumulator, simd.fma(scalar, vector, simd.load(accumulator, 0)), 0)
+
+
+def _prefetch(cache: Any, page: Expr, head: Expr, block: Expr, first: Expr, count: int) -> None:
+    """`count` elements of a block from its element `first` on.
+
+    Keys are fetched while values are used and the other way round: each phase reads too little for the hardware's
+    prefetcher to gain speed. Each line is asked for twice: measured on one thread with 28 layers of 1,024 positions,
+    17 GB/s without prefetch, 20 with one request a line, 25 with two, of 33 that plain reading reaches.
+    """
+    half_line = BYTES // 2 * 8 // tvm.DataType(str(cache.dtype)).bits
+    for start in range(0, count, half_line):
+        simd.prefetch(cache, page, head, block, 0, first + start)
 
 
 def clear(heads: Heads, rows: Expr, result: Partial) -> None:

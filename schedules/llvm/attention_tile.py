@@ -17,28 +17,26 @@ REGISTERS = 24
 
 @dataclass(frozen=True)
 class AttentionTile:
-    """The decisions of `cached_attention` that a tuner may change. No result depends on `tokens`, `rows` or
-    `split_tokens`.
-    """
+    """The decisions of `cached_attention` that a tuner may change. Only `block` and `chunk` change the last bits."""
 
-    tokens: int = 24
+    tokens: int = 12
     """Tokens of one slot that go through the cache together; with the group's heads they are the rows of a tile."""
-    rows: int = 12
-    """Rows held in registers at once."""
+    rows: int = 6
+    """Rows of a tile held in registers at once."""
+    heads: int = 12
+    """Heads held in registers at once where a token goes alone."""
     block: int = 64
     """Positions between two updates of the running maximum; a multiple of 16."""
     chunk: int = 256
-    """Positions after which a partial result is closed and merged, and the unit in which threads share a long
-    context.
-    """
+    """Positions after which a partial result is closed and merged: the unit in which threads share a long context."""
     split_tokens: int = 8
     """Batches of up to so many tokens are spread over the threads by chunk, too."""
 
     def __post_init__(self) -> None:
-        if min(self.tokens, self.rows, self.block, self.chunk) < 1 or self.split_tokens < 0:
+        if min(self.tokens, self.rows, self.heads, self.block, self.chunk) < 1 or self.split_tokens < 0:
             raise ValueError(f"the sizes of an attention tile are positive: {self}")
-        if self.rows > REGISTERS:
-            raise ValueError(f"{self.rows} rows do not fit in {REGISTERS} registers")
+        if max(self.rows, self.heads) > REGISTERS:
+            raise ValueError(f"{max(self.rows, self.heads)} rows do not fit in {REGISTERS} registers")
         if self.block % LANES or self.chunk % self.block:
             raise ValueError(f"a block is whole vectors of {LANES} positions and a chunk whole blocks: {self}")
 

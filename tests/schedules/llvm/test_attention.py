@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm
 from support.attention_reference import Problem, normalized, rotated
 from support.run_kernel import compile_kernel
+from tvm import relax
 
 from vamc_py.schedules.llvm.attention import AttentionTile, cached_attention
 
@@ -106,6 +108,10 @@ def test_a_token_has_the_same_bits_in_every_batch() -> None:
     )
     whole = Problem(heads, kv_heads, head_dim, 16, [(0, 0, tokens)])
     expected, *_ = run_plain(run, whole)
+    other = AttentionTile(tokens=5, rows=3, heads=1, block=16, chunk=32, split_tokens=0)
+    shape: Any = {"cache_dtype": "float16", "scale": 0.3, "fused_qkv": False, "tile": other}
+    run_other = compile_kernel(cached_attention(heads, kv_heads, head_dim, **shape))
+    assert np.array_equal(run_plain(run_other, whole)[0], expected)
     for pieces in ([1] * tokens, [30, 1, 2, 7, 45], [3] * 28 + [1], [84, 1]):
         k_cache, v_cache = whole.k_cache.copy(), whole.v_cache.copy()
         first = 0
@@ -122,6 +128,41 @@ def test_a_token_has_the_same_bits_in_every_batch() -> None:
     beside.q[at], beside.k[at], beside.v[at] = whole.q, whole.k, whole.v
     out, *_ = run_plain(run, beside)
     assert np.array_equal(out[at], expected)
+
+
+def test_relax_calls_it_in_place() -> None:
+    """R.call_tir_inplace with both caches: the caller's tensors change, and the output is a new one."""
+    heads, kv_heads, head_dim, page_size = 4, 2, 32, 32
+    problem = Problem(heads, kv_heads, head_dim, page_size, [(1, 40, 3), (0, 2, 1)])
+    kernel = cached_attention(heads, kv_heads, head_dim, cache_dtype="float16", scale=0.2, fused_qkv=False)
+    n, slots, pages, total, blocks = (tvm.tirx.Var(name, "int64") for name in ("n", "s", "p", "total", "blocks"))
+    shapes: list[tuple[list[Any], str]] = [
+        ([n, heads, head_dim], "float32"),
+        ([n, kv_heads, head_dim], "float32"),
+        ([n, kv_heads, head_dim], "float32"),
+        ([n], "int32"),
+        ([n], "int32"),
+        ([slots, pages], "int32"),
+        ([total, kv_heads, blocks, head_dim, 16], "float16"),
+        ([total, kv_heads, blocks, 16, head_dim], "float16"),
+    ]
+    arguments = [relax.Var(f"x{i}", relax.TensorType(*shape)) for i, shape in enumerate(shapes)]
+    builder = relax.BlockBuilder()
+    function = builder.add_func(kernel, "attention")
+    types = [arguments[6].ty, arguments[7].ty, relax.TensorType((n, heads * head_dim), "float32")]
+    with builder.function("main", arguments):
+        with builder.dataflow():
+            result = builder.emit(relax.op.call_tir_inplace(function, arguments, [6, 7, -1], types))
+            attended = builder.emit_output(relax.TupleGetItem(result, 2))
+        builder.emit_func_output(attended)
+    machine = relax.VirtualMachine(tvm.compile(builder.get(), tvm.target.Target.from_device("cpu")), tvm.cpu())
+    inputs = (problem.q, problem.k, problem.v, problem.positions, problem.slots, problem.pages)
+    tensors = [tvm.runtime.tensor(x) for x in (*inputs, problem.k_cache, problem.v_cache)]
+    out = machine["main"](*tensors).numpy()
+    k_cache, v_cache = problem.written(problem.k, problem.v)
+    assert np.array_equal(tensors[6].numpy(), k_cache)
+    assert np.array_equal(tensors[7].numpy(), v_cache)
+    np.testing.assert_allclose(out, problem.attention(problem.q, k_cache, v_cache, 0.2), rtol=2e-5, atol=2e-6)
 
 
 def test_what_lies_beyond_the_context_is_not_read() -> None:
