@@ -28,11 +28,13 @@ def compile_(
     Example: vamc-py compile examples/hf_qwen3_int8.yaml --set workspace.path=/srv/models
     """
     from vamc_py.config import load_config
+    from vamc_py.extras import require_compiler
     from vamc_py.interrupts import ended_by_signals
 
     loaded = load_config(config, overrides or ())
     for notice in loaded.notices:
         typer.echo(f"notice: {notice}", err=True)
+    require_compiler()
     with ended_by_signals():
         from vamc_py.compiler import compile_config
 

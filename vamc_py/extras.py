@@ -1,0 +1,19 @@
+"""What the runtime alone is installed without."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from vamc_py.errors import UserError
+
+_COMPILE = ("torch", "gguf", "safetensors", "huggingface_hub")  # the extra "compile" of pyproject.toml
+
+
+def require_compiler() -> None:
+    """UserError where the packages are missing that only compiling needs."""
+    missing = [name for name in _COMPILE if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"compiling needs {', '.join(missing)}, which running a compiled model does not; not installed here: "
+            "pip install 'vamc-py[compile]'"
+        )
