@@ -13,15 +13,14 @@ from vamc_py.errors import UserError
 from vamc_py.passes.kv_cache_layout import (
     cache_parameters,
     cache_sizes,
-    check_closed,
     select_wanted_rows,
-    step_attributes,
     step_inputs,
+    step_program,
 )
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.matching import shape
-from vamc_py.pipeline.program import MAIN, MASK_ATTRIBUTE, ONE_SLOT_ATTRIBUTE, STEP, Program, layout
+from vamc_py.pipeline.program import MAIN, MASK_ATTRIBUTE, ONE_SLOT_ATTRIBUTE, Program, layout
 
 # With the dense cache a token's keys lie at its position, not behind the past: an operator that counts would be wrong.
 _COUNTING = {f"relax.{name}" for name in ("arange", "tril", "triu", "cumsum", "cumprod", "argsort", "sort", "flip")}
@@ -46,26 +45,22 @@ class DenseKvCache(Pass):
         length = -(-context.context // CACHE_BLOCK) * CACHE_BLOCK
         graph = Graph(_with_whole_context(program.function, length))
         _check_no_counting(graph)
-        inputs, _, weights = layout(graph.function)
+        inputs = layout(graph.function)[0]
         n = shape(graph.parameter("input_ids"))[1]
         new_inputs = step_inputs(n)
-        tokens, positions, slots, rows, pages = new_inputs
+        _, positions, slots, rows, pages = new_inputs
         caches = _append_to_caches(graph, inputs, length, context.target.cache_dtype, (positions, slots, pages))
-        mask = graph.bind(causal_mask(positions, length=length, kind=_mask_kind(graph.function)), "mask")
-        function = graph.rebuild(
-            parameters=[*new_inputs, *caches, *weights],
-            substitute={
-                graph.parameter("input_ids"): relax.op.reshape(tokens, [1, n]),
-                graph.parameter("position_ids"): relax.op.reshape(positions, [1, n]),
-                graph.parameter("attention_mask"): relax.op.reshape(graph.values[mask], [1, 1, n, length]),
-            },
-            outputs=[select_wanted_rows(graph, rows, n)],
-            attributes={**step_attributes(len(caches), context.prefill), ONE_SLOT_ATTRIBUTE: 1},
-        )
-        check_closed(function)
-        return program.with_function(function, name=STEP).note(
-            "dense-kv-cache fired: each step reads the whole context, for one sequence at a time"
-        )
+        mask = causal_mask(positions, length=length, kind=_mask_kind(graph.function))
+        return step_program(
+            program,
+            graph,
+            new_inputs,
+            caches,
+            select_wanted_rows(graph, rows, n),
+            context,
+            substitute={graph.parameter("attention_mask"): mask},
+            attributes={ONE_SLOT_ATTRIBUTE: 1},
+        ).note("dense-kv-cache fired: each step reads the whole context, for one sequence at a time")
 
 
 def _with_whole_context(function: Any, length: int) -> Any:
@@ -101,9 +96,7 @@ def _append_to_caches(
     past = [var for var in inputs if var.name.startswith("past_")]
     sizes = cache_sizes()
     for layer, (past_k, past_v) in enumerate(zip(past[::2], past[1::2], strict=True)):
-        if not all(graph.users[var] == [grown[var][0]] for var in (past_k, past_v) if var in grown) or not (
-            past_k in grown and past_v in grown
-        ):
+        if any(var not in grown or graph.users[var] != [grown[var][0]] for var in (past_k, past_v)):
             raise UserError(f"layer {layer} does not append its new keys and values to the past; not supported")
         kv_heads, dim = shape(past_k)[1], shape(past_k)[3]
         pair = cache_parameters(layer, kv_heads, dim, dtype, sizes)

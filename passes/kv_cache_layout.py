@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +18,6 @@ from vamc_py.pipeline.matching import constant, same_shape, scalar, shape
 from vamc_py.pipeline.program import CACHES_ATTRIBUTE, INPUTS_ATTRIBUTE, STEP, Program, layout
 
 _HEADS_BEHIND_TOKENS = [0, 2, 1, 3]
-STEP_INPUTS = 5  # tokens, positions, slots, rows, pages
 
 
 @dataclass(frozen=True)
@@ -36,33 +36,52 @@ class KvCacheLayout(Pass):
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)
-        inputs, _, weights = layout(program.function)
+        inputs = layout(program.function)[0]
         unknown = _layers_without_attention(graph, inputs)
         if unknown:
             return program.note(f"kv-cache-layout did not fire: no attention was recognised in layers {unknown}")
         new_inputs = step_inputs(shape(graph.parameter("input_ids"))[1])
         tokens, positions, slots, rows, pages = new_inputs
         caches = _replace_attention(graph, inputs, context.target.cache_dtype, (positions, slots, pages))
-        n = shape(tokens)[0]  # the trace's own symbol: shapes in the graph are written with it
-        logits = select_wanted_rows(graph, rows, n)
-        substitute = {
+        logits = select_wanted_rows(graph, rows, shape(tokens)[0])
+        return step_program(program, graph, new_inputs, caches, logits, context)
+
+
+def step_program(
+    program: Program,
+    graph: Graph,
+    new_inputs: list[Any],
+    caches: list[Any],
+    logits: Any,
+    context: Context,
+    *,
+    substitute: Mapping[Any, Any] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> Program:
+    """The program with ``step``, built from the graph of ``main``, in its place.
+
+    ``substitute`` replaces further inputs of ``main``; ``attributes`` are further ones of the function. UserError when
+    something is left that only ``main`` has.
+    """
+    tokens, positions, *_ = new_inputs
+    n = shape(tokens)[0]  # the trace's own symbol: shapes in the graph are written with it
+    function = graph.rebuild(
+        parameters=[*new_inputs, *caches, *layout(graph.function)[2]],
+        substitute={
             graph.parameter("input_ids"): relax.op.reshape(tokens, [1, n]),
             graph.parameter("position_ids"): relax.op.reshape(positions, [1, n]),
-        }
-        function = graph.rebuild(
-            parameters=[*new_inputs, *caches, *weights],
-            substitute=substitute,
-            outputs=[logits],
-            attributes=step_attributes(len(caches), context.prefill),
-        )
-        check_closed(function)
-        return program.with_function(function, name=STEP)
-
-
-def step_attributes(caches: int, prefill: int) -> dict[str, Any]:
-    """Attributes of ``step``: what its parameters are, and the bounds by which memory is planned."""
-    bounds = {"n": prefill, "m": prefill}
-    return {INPUTS_ATTRIBUTE: STEP_INPUTS, CACHES_ATTRIBUTE: caches, "tir_var_upper_bound": bounds}
+            **(substitute or {}),
+        },
+        outputs=[logits],
+        attributes={
+            INPUTS_ATTRIBUTE: len(new_inputs),
+            CACHES_ATTRIBUTE: len(caches),
+            "tir_var_upper_bound": {"n": context.prefill, "m": context.prefill},  # memory is planned by it
+            **(attributes or {}),
+        },
+    )
+    _check_closed(function)
+    return program.with_function(function, name=STEP)
 
 
 def cache_parameters(layer: int, kv_heads: Any, dim: Any, dtype: str, sizes: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -96,7 +115,7 @@ def _past_behind(graph: Graph, expression: Any) -> set[Any]:
     return {value} if isinstance(value, relax.Var) else set()
 
 
-def check_closed(function: Any) -> None:
+def _check_closed(function: Any) -> None:
     """Nothing may be left of what only ``main`` has: the past, its length, the mask."""
     left = {var.name for var in [*relax.analysis.free_vars(function), *relax.analysis.free_symbolic_vars(function)]}
     if left:
