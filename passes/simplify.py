@@ -20,6 +20,7 @@ class Simplify(Pass):
 
     name: ClassVar[str] = "simplify"
     stage: ClassVar[Stage] = "raise"
+    anywhere: ClassVar[bool] = True
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

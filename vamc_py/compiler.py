@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,10 @@ from vamc_py.checkpoint import Checkpoint, check_tensors, open_checkpoint
 from vamc_py.config import Config, LoadedConfig, check_compilable
 from vamc_py.errors import ConfigError
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
-from vamc_py.pipeline.base import Context, Pass
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.base import Context
 from vamc_py.pipeline.program import ONE_SLOT_ATTRIBUTE, Program, attribute, layout
-from vamc_py.pipeline.runner import run_passes
+from vamc_py.pipeline.resolve import resolve_pipeline
+from vamc_py.pipeline.runner import Observer, Planned, run_passes
 from vamc_py.progress import stage, track
 from vamc_py.target.description import TargetDescription, this_machine
 from vamc_py.weights.execute import Expected, write_parameters
@@ -50,6 +51,7 @@ def compile_config(loaded: LoadedConfig) -> Compiled:
 
     check_compilable(loaded)
     config = loaded.config
+    pipeline = resolve_pipeline(loaded)
     target = this_machine(config.backend.dtype)
     link = link_options()
     with stage("checkpoint"):
@@ -63,7 +65,7 @@ def compile_config(loaded: LoadedConfig) -> Compiled:
         with stage("trace"):
             program = trace_model(config, checkpoint, model)
         with stage("passes"):
-            lowered = lower(program, target, config)
+            lowered = lower(program, pipeline, context_of(config, target))
         with stage("build"):
             # LLVM works through a large module of the compiler here; nothing of the checkpoint is in memory yet.
             from vamc_py.pipeline.build import build_module, export_module
@@ -127,17 +129,27 @@ class Lowered:
     program: Program
 
 
-def lower(program: Program, target: TargetDescription, config: Config) -> Lowered:
-    """Runs the default passes."""
-    context = Context(target, config.prefill_length, config.context_length)
-    passes = default_pipeline(target.dtype, quantize_lm_head=config.quantize_lm_head)
-    return lower_with(program, passes, context)
+def context_of(config: Config, target: TargetDescription) -> Context:
+    """What the passes may ask about this compilation."""
+    return Context(target, config.prefill_length, config.context_length)
 
 
-def lower_with(program: Program, passes: tuple[Pass, ...], context: Context) -> Lowered:
-    """Runs these passes, the last of which bundles the parameters."""
-    step = run_passes(program, passes[:-1], context)
-    return Lowered(step, passes[-1].apply(step, context))
+def lower(
+    program: Program, pipeline: Sequence[Planned], context: Context, observers: Sequence[Observer] = ()
+) -> Lowered:
+    """Runs the pipeline, the last pass of which bundles the parameters."""
+    bundling = _LastStep()
+    lowered = run_passes(program, pipeline, context, (*observers, bundling))
+    return Lowered(bundling.program, lowered)
+
+
+class _LastStep(Observer):
+    """Keeps the program as the last pass is given it."""
+
+    program: Program
+
+    def before(self, index: int, planned: Planned, program: Program) -> None:
+        self.program = program
 
 
 def _write_weights(lowered: Lowered, checkpoint: Checkpoint, path: Path) -> tuple[list[Parameter], str]:

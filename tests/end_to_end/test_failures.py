@@ -47,10 +47,13 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
     write_clean(folder)
     lowered = {}
     for checkpoint in (folder, folder / "model.gguf"):
-        config = configuration(checkpoint, folder, dtype="int8").config
+        loaded = configuration(checkpoint, folder, dtype="int8")
+        config = loaded.config
         source, model = compiler.open_model(config)
         program = compiler.trace_model(config, source, model)
-        lowered[model] = compiler.lower(program, compiler.this_machine("int8"), config)
+        lowered[model] = compiler.lower(
+            program, compiler.resolve_pipeline(loaded), compiler.context_of(config, compiler.this_machine("int8"))
+        )
     return Clean(folder, lowered)
 
 

@@ -13,7 +13,7 @@ from vamc_py.passes.simplify import Simplify
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.default import default_pipeline
 from vamc_py.pipeline.program import Program
-from vamc_py.pipeline.runner import check_pipeline, run_passes
+from vamc_py.pipeline.runner import check_pipeline, planned, run_passes
 from vamc_py.weights.plan import ParameterPlan
 
 
@@ -49,7 +49,7 @@ EMPTY = Program(IRModule(), ParameterPlan())
 
 
 def test_runs_in_order() -> None:
-    program = run_passes(EMPTY, [First(), Second(), Third()], context_for(prefill=7))
+    program = run_passes(EMPTY, planned([First(), Second(), Third()]), context_for(prefill=7))
     assert program.notes == ("first for 7", "second for 7", "third for 7")
     assert EMPTY.notes == ()
 
@@ -76,7 +76,7 @@ def test_refuses_before_it_runs_anything() -> None:
             raise AssertionError("ran")
 
     with pytest.raises(ValueError, match="order of the stages"):
-        run_passes(EMPTY, [Exploding(), Third(), First()], context_for())
+        run_passes(EMPTY, planned([Exploding(), Third(), First()]), context_for())
 
 
 def test_simplify_may_run_anywhere() -> None:

@@ -25,13 +25,20 @@ class Context:
 class Pass(ABC):
     """A change of the program. A subclass is a frozen dataclass: its fields are its options in the YAML.
 
-    Its docstring is its documentation. ``requires`` names passes that must have run before; the runner checks it.
+    Its docstring is its documentation, its first sentence the summary in lists. ``vamc_py.pipeline.runner`` checks
+    ``requires``, ``after``, ``stage`` and ``targets`` before any pass runs.
     """
 
     name: ClassVar[str]  # as on the command line and in the YAML
     stage: ClassVar[Stage]
-    requires: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[tuple[str, ...]] = ()  # passes without which this one cannot work; they run before it
+    after: ClassVar[tuple[str, ...]] = ()  # passes that run before this one wherever they run at all
+    anywhere: ClassVar[bool] = False  # may run between passes of any stage, and more than once
     targets: ClassVar[tuple[str, ...]] = ("llvm", "cuda", "vacc")
+    # How far results may move, as ``vamc-py check`` measures it: |after - before| / |before|, Frobenius norms.
+    tolerance: ClassVar[float] = 1e-4
+    # A module in TVMScript; ``vamc-py passes NAME`` shows what the pass makes of it. Empty: none is shown.
+    example: ClassVar[str] = ""
 
     @abstractmethod
     def apply(self, program: Program, context: Context) -> Program:

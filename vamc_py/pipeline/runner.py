@@ -1,11 +1,72 @@
-"""Runs a list of passes, after checking that it can be run."""
+"""Runs a list of passes, after checking that it can be run, and tells observers what each one did."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tvm_ffi import structural_equal
 
 from vamc_py.pipeline.base import STAGES, Context, Pass
 from vamc_py.pipeline.program import Program
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A pass of a pipeline."""
+
+    one: Pass
+    label: str  # unique in the pipeline: the pass's name, or "simplify#2" for the second run of a pass
+    origin: str  # what brought the pass: "vamc-py 0.1.0", another package and its version, or a file
+    place: str | None = None  # where the YAML asks for it, or for its options; None: the default list has it
+
+
+@dataclass(frozen=True)
+class PassRun:
+    """What one pass did."""
+
+    index: int  # from 1, in the pipeline
+    planned: Planned
+    before: Program
+    after: Program
+    seconds: float
+
+    @cached_property
+    def changed(self) -> bool:
+        """Whether the module or the parameter plan is another one than before."""
+        same_plan = dict(self.before.plan.recipes) == dict(self.after.plan.recipes)
+        return not (same_plan and structural_equal(self.before.module, self.after.module))
+
+
+class Observer:
+    """Hears of a run of passes. The methods do nothing; a subclass overrides those it needs."""
+
+    def begin(self, program: Program, context: Context) -> None:
+        """The program as it was imported, before the first pass."""
+
+    def before(self, index: int, planned: Planned, program: Program) -> None:
+        """A pass is about to run."""
+
+    def after(self, run: PassRun) -> None:
+        """A pass has run."""
+
+
+def planned(passes: Sequence[Pass], origin: str = "vamc-py") -> tuple[Planned, ...]:
+    """The passes with their labels, all of one origin."""
+    names = [one.name for one in passes]
+    return tuple(Planned(one, label, origin) for one, label in zip(passes, labels(names), strict=True))
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """A unique label for each of these names of passes: the name, or ``name#1``, ``name#2`` where it stands often."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(f"{name}#{seen[name]}" if names.count(name) > 1 else name)
+    return result
 
 
 def check_pipeline(passes: Sequence[Pass], target: str) -> None:
@@ -18,15 +79,25 @@ def check_pipeline(passes: Sequence[Pass], target: str) -> None:
         if missing:
             raise ValueError(f"the pass {one.name} needs {', '.join(missing)} to run before it")
         done.add(one.name)
-    # simplify may run anywhere; every other pass keeps the order of the stages.
-    order = [STAGES.index(one.stage) for one in passes if one.name != "simplify"]
+    order = [STAGES.index(one.stage) for one in passes if not one.anywhere]
     if order != sorted(order):
         raise ValueError(f"the passes do not keep the order of the stages ({', '.join(STAGES)})")
 
 
-def run_passes(program: Program, passes: Sequence[Pass], context: Context) -> Program:
-    """The program after all passes."""
-    check_pipeline(passes, context.target.kind)
-    for one in passes:
-        program = one.apply(program, context)
+def run_passes(
+    program: Program, pipeline: Sequence[Planned], context: Context, observers: Sequence[Observer] = ()
+) -> Program:
+    """The program after all passes; the pipeline is checked before the first of them runs."""
+    check_pipeline([step.one for step in pipeline], context.target.kind)
+    for observer in observers:
+        observer.begin(program, context)
+    for index, step in enumerate(pipeline, 1):
+        for observer in observers:
+            observer.before(index, step, program)
+        started = time.perf_counter()
+        changed = step.one.apply(program, context)
+        run = PassRun(index, step, program, changed, time.perf_counter() - started)
+        for observer in observers:
+            observer.after(run)
+        program = changed
     return program
