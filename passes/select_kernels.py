@@ -11,9 +11,9 @@ import tvm
 from tvm import relax
 
 from vamc_py.pipeline.base import Context, Pass, Stage
-from vamc_py.pipeline.graph import Graph
+from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.matching import shape
-from vamc_py.pipeline.program import Program, layout
+from vamc_py.pipeline.program import OPERATOR_ATTRIBUTE, Program, layout
 from vamc_py.schedules.kernel import Kernel, KernelChoice
 from vamc_py.weights.plan import ParameterPlan
 
@@ -83,7 +83,7 @@ class _Selection:
             self._pack(argument, kernel.packed[position]) if position in kernel.packed else argument
             for position, argument in enumerate(call.args)
         ]
-        symbol = self._symbol(kernel)
+        symbol = self._symbol(kernel, operator_name(call))
         if not kernel.in_place:
             types = list(call.ty.fields) if isinstance(call.ty, relax.TupleType) else call.ty
             self.graph.replace(var, relax.call_tir(symbol, arguments, types))
@@ -92,10 +92,11 @@ class _Selection:
         results = relax.op.call_tir_inplace(symbol, arguments, [*kernel.in_place, -1], [*changed, call.ty])
         self.graph.replace(var, relax.TupleGetItem(self.graph.bind(results, "in_place"), len(changed)))
 
-    def _symbol(self, kernel: Kernel) -> Any:
+    def _symbol(self, kernel: Kernel, operator: str) -> Any:
         if kernel.function not in self.symbols:
             # Opaque (8) to TVM's own fusion; private, as the factories name all kernels of a kind alike.
             function = kernel.function.with_attr("op_pattern", 8).without_attr("global_symbol")
+            function = function.with_attr(OPERATOR_ATTRIBUTE, operator.removeprefix("relax.").removeprefix("vamc."))
             self.symbols[kernel.function] = self.builder.add_func(function, kernel.name)
         return self.symbols[kernel.function]
 

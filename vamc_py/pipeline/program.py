@@ -19,6 +19,8 @@ CACHES_ATTRIBUTE = "vamc.caches"
 MASK_ATTRIBUTE = "vamc.mask"
 # Set on a step that takes the tokens of one slot at a time only.
 ONE_SLOT_ATTRIBUTE = "vamc.one_slot"
+# On a kernel: the operator that it serves ("linear", "qkv_attention", "add").
+OPERATOR_ATTRIBUTE = "vamc.operator"
 
 
 @dataclass(frozen=True)
