@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
+
+from vamc_py.log import LOGGER
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -15,20 +18,39 @@ LOG_INTERVAL = 5.0  # seconds between two lines of one loop in a log
 
 Item = TypeVar("Item")
 
+_times: ContextVar[dict[str, float] | None] = ContextVar("_times", default=None)
+
+
+@contextmanager
+def stage_times() -> Iterator[dict[str, float]]:
+    """Collects the seconds of each stage that ends inside, by its name."""
+    times: dict[str, float] = {}
+    token = _times.set(times)
+    try:
+        yield times
+    finally:
+        _times.reset(token)
+
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """Announce a part of the work, and say how many seconds it took; a failure is announced and passed on."""
     started = time.monotonic()
+    LOGGER.info(name)
     if not sys.stderr.isatty():
         _say(name)
     try:
         with _shown(name, total=None):
             yield
     except BaseException:
-        _say(f"{name}: stopped after {time.monotonic() - started:.1f} s")
+        _say(stopped := f"{name}: stopped after {time.monotonic() - started:.1f} s")
+        LOGGER.info(stopped)
         raise
-    _say(f"{name}: done in {time.monotonic() - started:.1f} s")
+    seconds = time.monotonic() - started
+    _say(done := f"{name}: done in {seconds:.1f} s")
+    LOGGER.info(done)
+    if (times := _times.get()) is not None:
+        times[name] = seconds
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:

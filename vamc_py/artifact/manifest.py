@@ -13,6 +13,8 @@ MODULE_FILE = "mod.so"
 PARAMETERS_FILE = "params.bin"
 CONFIG_FILE = "config.yaml"
 TOKENIZER_DIR = "tokenizer"
+IR_DIR = "ir"  # the IR after every pass, for people (see vamc_py.inspect.dump)
+IR_TIMES_FILE = f"{IR_DIR}/times.json"  # in no record: it differs from compile to compile
 PARAMETER_ALIGNMENT = 64  # bytes; the kernels use aligned vector loads
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from vamc_py.artifact.cpu import missing_features
 from vamc_py.artifact.manifest import (
     FORMAT_VERSION,
+    IR_TIMES_FILE,
     MANIFEST_FILE,
     MODULE_FILE,
     PARAMETER_ALIGNMENT,
@@ -153,7 +154,7 @@ def check_parameters(folder: Path, manifest: Manifest, progress: Progress = _sil
 
 def unexpected_files(folder: Path, manifest: Manifest) -> list[str]:
     """Paths of files below ``folder`` that the manifest does not name, sorted."""
-    return sorted(set(_files(folder)) - set(manifest.files) - {MANIFEST_FILE, MARKER_FILE})
+    return sorted(set(_files(folder)) - set(manifest.files) - {MANIFEST_FILE, MARKER_FILE, IR_TIMES_FILE})
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vamc_py.artifact.manifest import MANIFEST_FILE, FileRecord, Manifest
+from vamc_py.artifact.manifest import IR_TIMES_FILE, MANIFEST_FILE, FileRecord, Manifest
 from vamc_py.errors import UserError
 
 _PARTIAL = ".partial-"  # what a killed compile leaves: never a folder that the runtime would take
@@ -82,7 +82,8 @@ class ArtifactWriter:
     def finish(self, manifest: Manifest) -> None:
         """Writes the manifest with the record of every file, then puts the folder in its place; an old one goes."""
         files = sorted(path for path in self._partial.rglob("*") if path.is_file())
-        records = {path.relative_to(self._partial).as_posix(): self._record(path) for path in files}
+        names = {path.relative_to(self._partial).as_posix(): path for path in files}
+        records = {name: self._record(path) for name, path in names.items() if name != IR_TIMES_FILE}
         whole = manifest.model_copy(update={"files": records})
         self.path(MANIFEST_FILE).write_text(whole.model_dump_json(indent=1) + "\n", "utf-8")
         try:

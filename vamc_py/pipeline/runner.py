@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 from tvm_ffi import structural_equal
@@ -21,6 +22,13 @@ class Planned:
     label: str  # unique in the pipeline: the pass's name, or "simplify#2" for the second run of a pass
     origin: str  # what brought the pass: "vamc-py 0.1.0", another package and its version, or a file
     place: str | None = None  # where the YAML asks for it, or for its options; None: the default list has it
+
+    @property
+    def command(self) -> str:
+        """How ``vamc-py ir apply`` is told to run it: the name or the file of the pass, and its options."""
+        reference = self.origin if ".py:" in self.origin else self.one.name
+        changed = (f for f in fields(self.one) if getattr(self.one, f.name) != f.default)  # type: ignore[arg-type]
+        return " ".join([reference, *(f"--option {f.name}={json.dumps(getattr(self.one, f.name))}" for f in changed)])
 
 
 @dataclass(frozen=True)
@@ -85,9 +93,17 @@ def check_pipeline(passes: Sequence[Pass], target: str) -> None:
 
 
 def run_passes(
-    program: Program, pipeline: Sequence[Planned], context: Context, observers: Sequence[Observer] = ()
+    program: Program,
+    pipeline: Sequence[Planned],
+    context: Context,
+    observers: Sequence[Observer] = (),
+    *,
+    until: str | None = None,
 ) -> Program:
-    """The program after all passes; the pipeline is checked before the first of them runs."""
+    """The program after all passes, or after the one with the label ``until``.
+
+    The whole pipeline is checked before the first of them runs.
+    """
     check_pipeline([step.one for step in pipeline], context.target.kind)
     for observer in observers:
         observer.begin(program, context)
@@ -100,4 +116,6 @@ def run_passes(
         for observer in observers:
             observer.after(run)
         program = changed
+        if step.label == until:
+            break
     return program
