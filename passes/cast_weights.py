@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tvm import relax
 
@@ -23,11 +23,29 @@ class CastWeights(Pass):
     reads as well.
     """
 
-    dtype: str = "float16"  # or "bfloat16"
+    dtype: Literal["float16", "bfloat16"] = "float16"
 
     name: ClassVar[str] = "cast-weights"
     stage: ClassVar[Stage] = "rewrite"
-    requires: ClassVar[tuple[str, ...]] = ("raise-linear", "merge-linear")
+    tolerance: ClassVar[float] = 0.02  # bfloat16 has 8 bits
+    requires: ClassVar[tuple[str, ...]] = ("raise-linear",)  # without it there is nothing to cast
+    after: ClassVar[tuple[str, ...]] = ("merge-linear", "quantize-int8")  # both take float32 weights
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        tokens: R.Tensor(("n",), "int32"),
+        table: R.Tensor((9, 8), "float32"),
+        norm: R.Tensor((8,), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 1})
+        with R.dataflow():
+            x = R.vamc.rms_norm(R.vamc.embedding(tokens, table), norm, epsilon=1e-6)
+            logits = R.vamc.linear(x, table, bias=False, residual=False)
+            R.output(logits)
+        return logits
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

@@ -37,7 +37,35 @@ class DenseKvCache(Pass):
 
     name: ClassVar[str] = "dense-kv-cache"
     stage: ClassVar[Stage] = "rewrite"
-    requires: ClassVar[tuple[str, ...]] = ("kv-cache-layout",)
+    tolerance: ClassVar[float] = 0.05  # likewise
+    after: ClassVar[tuple[str, ...]] = ("kv-cache-layout",)
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        input_ids: R.Tensor((1, "n"), "int64"),
+        attention_mask: R.Tensor((1, 1, "n", "p + n"), "float32"),
+        position_ids: R.Tensor((1, "n"), "int64"),
+        past_k_0: R.Tensor((1, 1, "p", 4), "float32"),
+        past_v_0: R.Tensor((1, 1, "p", 4), "float32"),
+        table: R.Tensor((9, 4), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 5})
+        n = T.int64()
+        with R.dataflow():
+            x = R.vamc.embedding(input_ids, table)
+            q = R.reshape(x, R.shape([1, 1, n, 4]))
+            k = R.concat((past_k_0, q), axis=2)
+            v = R.concat((past_v_0, q), axis=2)
+            scores = R.add(R.matmul(q, R.permute_dims(k, axes=[0, 1, 3, 2])), attention_mask)
+            attended = R.matmul(R.sigmoid(scores), v)
+            hidden = R.reshape(attended, R.shape([1, n, 4]))
+            logits = R.vamc.linear(hidden, table, bias=False, residual=False)
+            out = (logits, k, v)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         if program.name != MAIN:

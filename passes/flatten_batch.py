@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from tvm import relax
 
+from vamc_py.errors import UserError
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph, operator_name, variables
 from vamc_py.pipeline.matching import shape, static
@@ -38,11 +39,32 @@ class FlattenBatch(Pass):
 
     name: ClassVar[str] = "flatten-batch"
     stage: ClassVar[Stage] = "rewrite"
-    requires: ClassVar[tuple[str, ...]] = ("kv-cache-layout",)
+    after: ClassVar[tuple[str, ...]] = ("kv-cache-layout", "dense-kv-cache")
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        tokens: R.Tensor(("n",), "int32"),
+        table: R.Tensor((9, 8), "float32"),
+        norm: R.Tensor((8,), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 1})
+        n = T.int64()
+        with R.dataflow():
+            x = R.vamc.embedding(R.reshape(tokens, R.shape([1, n])), table)
+            out = R.add(x, R.vamc.rms_norm(x, norm, epsilon=1e-6))
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
-        flattener = _Flattener(Graph(program.function))
-        return program.with_function(flattener.run())
+        if isinstance(program.function.ret_ty, relax.TupleType):
+            raise UserError(
+                "flatten-batch takes the step of a model, but nothing has made one of main: leave kv-cache-layout and "
+                "dense-kv-cache on, or put a pass of your own there that does it"
+            )
+        return program.with_function(_Flattener(Graph(program.function)).run())
 
 
 class _Flattener:

@@ -26,7 +26,32 @@ class FuseAttention(Pass):
 
     name: ClassVar[str] = "fuse-attention"
     stage: ClassVar[Stage] = "rewrite"
-    requires: ClassVar[tuple[str, ...]] = ("flatten-batch", "merge-linear", "raise-rotary")
+    after: ClassVar[tuple[str, ...]] = ("flatten-batch", "merge-linear", "raise-rotary")
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        qkv: R.Tensor(("n", 32), "float32"),
+        cos: R.Tensor(("n", 8), "float32"),
+        sin: R.Tensor(("n", 8), "float32"),
+        positions: R.Tensor(("n",), "int32"),
+        slots: R.Tensor(("n",), "int32"),
+        pages: R.Tensor(("s", "p"), "int32"),
+        k_cache: R.Tensor(("num_pages", 1, "blocks", 8, 16), "float32"),
+        v_cache: R.Tensor(("num_pages", 1, "blocks", 16, 8), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 6, "vamc.caches": 2})
+        n = T.int64()
+        with R.dataflow():
+            parts = R.split(qkv, [16, 24], axis=1)
+            q = R.vamc.rotary(R.reshape(parts[0], R.shape([n, 2, 8])), cos, sin)
+            k = R.vamc.rotary(R.reshape(parts[1], R.shape([n, 1, 8])), cos, sin)
+            v = R.reshape(parts[2], R.shape([n, 1, 8]))
+            out = R.vamc.cached_attention(q, k, v, positions, slots, pages, k_cache, v_cache, scale=0.5)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

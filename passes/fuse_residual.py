@@ -18,7 +18,19 @@ class FuseResidual(Pass):
 
     name: ClassVar[str] = "fuse-residual"
     stage: ClassVar[Stage] = "rewrite"
-    requires: ClassVar[tuple[str, ...]] = ("merge-linear",)
+    after: ClassVar[tuple[str, ...]] = ("merge-linear",)
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(x: R.Tensor(("n", 8), "float32"), weight: R.Tensor((8, 8), "float32")):
+        R.func_attr({"vamc.inputs": 1})
+        with R.dataflow():
+            product = R.vamc.linear(x, weight, bias=False, residual=False)
+            out = R.add(x, product)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

@@ -18,7 +18,19 @@ class FuseSwiglu(Pass):
 
     name: ClassVar[str] = "fuse-swiglu"
     stage: ClassVar[Stage] = "rewrite"
-    requires: ClassVar[tuple[str, ...]] = ("merge-linear", "raise-swiglu")
+    after: ClassVar[tuple[str, ...]] = ("merge-linear", "raise-swiglu")
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(gate_up: R.Tensor(("n", 8), "float32")):
+        R.func_attr({"vamc.inputs": 1})
+        with R.dataflow():
+            parts = R.split(gate_up, 2, axis=1)
+            out = R.vamc.swiglu(parts[0], parts[1])
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

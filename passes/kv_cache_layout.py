@@ -32,7 +32,36 @@ class KvCacheLayout(Pass):
 
     name: ClassVar[str] = "kv-cache-layout"
     stage: ClassVar[Stage] = "rewrite"
-    requires: ClassVar[tuple[str, ...]] = ("raise-attention", "strided-slice")
+    tolerance: ClassVar[float] = 0.05  # a float16 cache, and keys far from zero
+    after: ClassVar[tuple[str, ...]] = ("raise-attention", "strided-slice")
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        input_ids: R.Tensor((1, "n"), "int64"),
+        attention_mask: R.Tensor((1, 1, "n", "p + n"), "float32"),
+        position_ids: R.Tensor((1, "n"), "int64"),
+        past_k_0: R.Tensor((1, 1, "p", 4), "float32"),
+        past_v_0: R.Tensor((1, 1, "p", 4), "float32"),
+        table: R.Tensor((9, 4), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 5})
+        n = T.int64()
+        with R.dataflow():
+            q = R.reshape(R.vamc.embedding(input_ids, table), R.shape([1, n, 1, 4]))
+            new = R.permute_dims(q, axes=[0, 2, 1, 3])
+            k = R.concat((past_k_0, new), axis=2)
+            v = R.concat((past_v_0, new), axis=2)
+            keys = R.permute_dims(k, axes=[0, 2, 1, 3])
+            values = R.permute_dims(v, axes=[0, 2, 1, 3])
+            attended = R.vamc.attention(q, keys, values, attention_mask, scale=0.5)
+            hidden = R.reshape(attended, R.shape([1, n, 4]))
+            logits = R.vamc.linear(hidden, table, bias=False, residual=False)
+            out = (logits, k, v)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

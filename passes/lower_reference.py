@@ -26,7 +26,18 @@ class LowerReference(Pass):
 
     name: ClassVar[str] = "lower-reference"
     stage: ClassVar[Stage] = "lower"
-    requires: ClassVar[tuple[str, ...]] = ("select-kernels",)
+    after: ClassVar[tuple[str, ...]] = ("select-kernels",)
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(x: R.Tensor(("n", 8), "float32")):
+        R.func_attr({"vamc.inputs": 1})
+        with R.dataflow():
+            out = R.vamc.swiglu(x)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         slow = slow_operators(program)

@@ -26,7 +26,24 @@ class MergeLinear(Pass):
 
     name: ClassVar[str] = "merge-linear"
     stage: ClassVar[Stage] = "rewrite"
-    requires: ClassVar[tuple[str, ...]] = ("raise-linear",)
+    after: ClassVar[tuple[str, ...]] = ("raise-linear",)
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        x: R.Tensor(("n", 8), "float32"),
+        gate_proj: R.Tensor((4, 8), "float32"),
+        up_proj: R.Tensor((4, 8), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 1})
+        with R.dataflow():
+            gate = R.vamc.linear(x, gate_proj, bias=False, residual=False)
+            up = R.vamc.linear(x, up_proj, bias=False, residual=False)
+            out = R.vamc.swiglu(gate, up)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

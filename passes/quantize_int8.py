@@ -29,7 +29,26 @@ class QuantizeInt8(Pass):
 
     name: ClassVar[str] = "quantize-int8"
     stage: ClassVar[Stage] = "rewrite"
-    requires: ClassVar[tuple[str, ...]] = ("raise-linear", "merge-linear")
+    tolerance: ClassVar[float] = 0.1
+    requires: ClassVar[tuple[str, ...]] = ("raise-linear",)  # without it there is nothing to quantize
+    after: ClassVar[tuple[str, ...]] = ("merge-linear",)  # which merges float32 weights only
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        tokens: R.Tensor(("n",), "int32"),
+        embed: R.Tensor((9, 8), "float32"),
+        weight: R.Tensor((8, 8), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 1})
+        with R.dataflow():
+            x = R.vamc.embedding(tokens, embed)
+            hidden = R.vamc.linear(x, weight, bias=False, residual=False)
+            logits = R.vamc.linear(hidden, embed, bias=False, residual=False)
+            R.output(logits)
+        return logits
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

@@ -25,7 +25,25 @@ class RaiseAttention(Pass):
 
     name: ClassVar[str] = "raise-attention"
     stage: ClassVar[Stage] = "raise"
-    requires: ClassVar[tuple[str, ...]] = ("simplify",)
+    after: ClassVar[tuple[str, ...]] = ("simplify",)
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        q: R.Tensor((1, 2, "n", 8), "float32"),
+        k: R.Tensor((1, 2, "t", 8), "float32"),
+        v: R.Tensor((1, 2, "t", 8), "float32"),
+        mask: R.Tensor((1, 1, "n", "t"), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 4})
+        with R.dataflow():
+            scores = R.matmul(q, R.permute_dims(k, axes=[0, 1, 3, 2]))
+            masked = R.add(R.divide(scores, R.const(4.0, "float32")), mask)
+            out = R.matmul(R.nn.softmax(masked, axis=-1), v)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

@@ -22,6 +22,17 @@ class RaiseEmbedding(Pass):
 
     name: ClassVar[str] = "raise-embedding"
     stage: ClassVar[Stage] = "raise"
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(ids: R.Tensor((1, "n"), "int64"), table: R.Tensor((9, 8), "float32")):
+        R.func_attr({"vamc.inputs": 1})
+        with R.dataflow():
+            out = R.take(table, ids, axis=0)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

@@ -21,6 +21,22 @@ class RaiseLinear(Pass):
 
     name: ClassVar[str] = "raise-linear"
     stage: ClassVar[Stage] = "raise"
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        x: R.Tensor(("n", 8), "float32"),
+        weight: R.Tensor((4, 8), "float32"),
+        bias: R.Tensor((4,), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 1})
+        with R.dataflow():
+            product = R.matmul(x, R.permute_dims(weight, axes=[1, 0]))
+            out = R.add(product, bias)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

@@ -18,6 +18,19 @@ class RaiseRmsNorm(Pass):
 
     name: ClassVar[str] = "raise-rms-norm"
     stage: ClassVar[Stage] = "raise"
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(x: R.Tensor((1, "n", 8), "float32"), weight: R.Tensor((8,), "float32")):
+        R.func_attr({"vamc.inputs": 1})
+        with R.dataflow():
+            mean = R.mean(R.power(x, R.const(2.0, "float32")), axis=[-1], keepdims=True)
+            inverse = R.rsqrt(R.add(mean, R.const(1e-6, "float32")))
+            out = R.multiply(weight, R.multiply(x, inverse))
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

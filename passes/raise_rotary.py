@@ -26,6 +26,23 @@ class RaiseRotary(Pass):
 
     name: ClassVar[str] = "raise-rotary"
     stage: ClassVar[Stage] = "raise"
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        x: R.Tensor((1, 2, "n", 6), "float32"),
+        cos: R.Tensor((1, 1, "n", 6), "float32"),
+        sin: R.Tensor((1, 1, "n", 6), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 3})
+        with R.dataflow():
+            halves = R.split(x, 2, axis=-1)
+            turned = R.concat((R.negative(halves[1]), halves[0]), axis=-1)
+            out = R.add(R.multiply(x, cos), R.multiply(turned, sin))
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

@@ -18,6 +18,17 @@ class RaiseSwiglu(Pass):
 
     name: ClassVar[str] = "raise-swiglu"
     stage: ClassVar[Stage] = "raise"
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(gate: R.Tensor((1, "n", 8), "float32"), up: R.Tensor((1, "n", 8), "float32")):
+        R.func_attr({"vamc.inputs": 2})
+        with R.dataflow():
+            out = R.multiply(R.nn.silu(gate), up)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

@@ -21,6 +21,21 @@ class Simplify(Pass):
     name: ClassVar[str] = "simplify"
     stage: ClassVar[Stage] = "raise"
     anywhere: ClassVar[bool] = True
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(x: R.Tensor((1, "n", 8), "float32")):
+        R.func_attr({"vamc.inputs": 1})
+        n = T.int64()
+        with R.dataflow():
+            heads = R.reshape(x, R.shape([1, n, 2, 4]))
+            again = R.reshape(heads, R.shape([1, n, 8]))
+            same = R.multiply(R.astype(again, "float32"), R.const(1.0, "float32"))
+            out = R.nn.silu(same)
+            R.output(out)
+        return out
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

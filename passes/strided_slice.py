@@ -24,7 +24,23 @@ class StridedSlice(Pass):
 
     name: ClassVar[str] = "strided-slice"
     stage: ClassVar[Stage] = "rewrite"
-    requires: ClassVar[tuple[str, ...]] = ("raise-linear", "raise-rms-norm")
+    after: ClassVar[tuple[str, ...]] = ("raise-linear", "raise-rms-norm")
+    example: ClassVar[str] = """
+@I.ir_module
+class Module:
+    @R.function
+    def main(
+        x: R.Tensor((1, "n", 8), "float32"),
+        norm: R.Tensor((8,), "float32"),
+        head: R.Tensor((9, 8), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 1})
+        with R.dataflow():
+            normed = R.vamc.rms_norm(x, norm, epsilon=1e-6)
+            logits = R.vamc.linear(normed, head, bias=False, residual=False)
+            R.output(logits)
+        return logits
+"""
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)

@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vamc_py.artifact.manifest import (
     CONFIG_FILE,
+    IR_DIR,
     MODULE_FILE,
     PARAMETERS_FILE,
     TOKENIZER_DIR,
@@ -25,13 +27,19 @@ from vamc_py.checkpoint import Checkpoint, check_tensors, open_checkpoint
 from vamc_py.config import Config, LoadedConfig, check_compilable
 from vamc_py.errors import ConfigError
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
+from vamc_py.inspect.dump_writer import DumpWriter
+from vamc_py.inspect.watch import Inspection
 from vamc_py.pipeline.base import Context
+from vamc_py.pipeline.fault_finder import FaultKeeper
 from vamc_py.pipeline.program import ONE_SLOT_ATTRIBUTE, Program, attribute, layout
 from vamc_py.pipeline.resolve import resolve_pipeline
 from vamc_py.pipeline.runner import Observer, Planned, run_passes
-from vamc_py.progress import stage, track
+from vamc_py.progress import stage, stage_times, track
 from vamc_py.target.description import TargetDescription, this_machine
 from vamc_py.weights.execute import Expected, write_parameters
+
+if TYPE_CHECKING:
+    from vamc_py.frontend.trace import Traced
 
 
 @dataclass(frozen=True)
@@ -42,40 +50,74 @@ class Compiled:
     notes: tuple[str, ...]  # what did not fire and what stayed slow, one sentence each
 
 
-def compile_config(loaded: LoadedConfig) -> Compiled:
+def compile_config(loaded: LoadedConfig, inspection: Inspection | None = None) -> Compiled:
     """Compiles and writes ``<workspace.path>/<name>``.
 
-    UserError for bad input. Whatever ends it early, no artifact is there then that was not there before.
+    UserError for bad input. Whatever ends it early, no artifact is there then that was not there before. A fault of a
+    pass or of the build keeps the IR that came before it in ``<name>.fault``; its exception says so in its notes.
     """
     from vamc_py._link import link_options
 
-    check_compilable(loaded)
+    inspection = inspection or Inspection()
+    pipeline, target = _prepare(loaded, inspection)
     config = loaded.config
-    pipeline = resolve_pipeline(loaded)
-    target = this_machine(config.backend.dtype)
     link = link_options()
-    with stage("checkpoint"):
-        checkpoint, model = open_model(config)
-        check_context(loaded, model)
-    with ArtifactWriter(config.artifact_dir) as writer:
+    with stage_times() as times, ArtifactWriter(config.artifact_dir) as writer:
+        checkpoint, model = _open(loaded)
         # First what is quick and may be at fault: nobody should wait for the build to hear of it.
         checkpoint.save_tokenizer(writer.directory(TOKENIZER_DIR))
         writer.write_json(f"{TOKENIZER_DIR}/generation_config.json", checkpoint.generation_config)
         writer.path(CONFIG_FILE).write_text(loaded.text, encoding="utf-8")
-        with stage("trace"):
-            program = trace_model(config, checkpoint, model)
-        with stage("passes"):
-            lowered = lower(program, pipeline, context_of(config, target))
-        with stage("build"):
-            # LLVM works through a large module of the compiler here; nothing of the checkpoint is in memory yet.
-            from vamc_py.pipeline.build import build_module, export_module
+        dumps = inspection.dumps(loaded)
+        if config.workspace.enable_ir is not False:
+            dumps.append(DumpWriter(writer.directory(IR_DIR), loaded, text=False))
+        program = trace_model(config, checkpoint, model)
+        context = context_of(config, target)
+        with FaultKeeper(context, writer.path(IR_DIR), config.artifact_dir.with_name(f"{config.name}.fault")) as keeper:
+            with stage("passes"):
+                lowered = lower(program, pipeline, context, (*dumps, *inspection.printers(pipeline), keeper))
+            with stage("build"):
+                # LLVM works through a large module of the compiler here; nothing of the checkpoint is in memory yet.
+                from vamc_py.pipeline.build import build_module, export_module
 
-            export_module(build_module(lowered.program, target), writer.path(MODULE_FILE), link)
+                export_module(build_module(lowered.program, target), writer.path(MODULE_FILE), link)
         with stage("weights"):
             parameters, digest = _write_weights(lowered, checkpoint, writer.path(PARAMETERS_FILE))
         writer.know_digest(PARAMETERS_FILE, digest)
+        for dump in dumps:
+            dump.write_times(times)
         writer.finish(_manifest(loaded, checkpoint, model, target, lowered, parameters))
     return Compiled(config.artifact_dir, lowered.program.notes)
+
+
+def show_passes(loaded: LoadedConfig, inspection: Inspection) -> Program:
+    """Runs the passes up to ``inspection.until`` and shows what it asks for; nothing is built, no weight is read."""
+    pipeline, target = _prepare(loaded, inspection)
+    with stage_times() as times:
+        program = trace_model(loaded.config, *_open(loaded))
+        dumps = inspection.dumps(loaded)
+        context = context_of(loaded.config, target)
+        with stage("passes"), FaultKeeper(context) as keeper:
+            observers = (*dumps, *inspection.printers(pipeline), keeper)
+            program = run_passes(program, pipeline, context, observers, until=inspection.last(pipeline))
+        for dump in dumps:
+            dump.write_times(times)
+    return program
+
+
+def _prepare(loaded: LoadedConfig, inspection: Inspection) -> tuple[tuple[Planned, ...], TargetDescription]:
+    """The passes and the target, after every check that needs neither checkpoint nor folder."""
+    check_compilable(loaded)
+    pipeline = resolve_pipeline(loaded)
+    inspection.check(pipeline)
+    return pipeline, this_machine(loaded.config.backend.dtype)
+
+
+def _open(loaded: LoadedConfig) -> tuple[Checkpoint, ModelConfig]:
+    with stage("checkpoint"):
+        checkpoint, model = open_model(loaded.config)
+        check_context(loaded, model)
+    return checkpoint, model
 
 
 def open_model(config: Config) -> tuple[Checkpoint, ModelConfig]:
@@ -105,20 +147,25 @@ def check_context(loaded: LoadedConfig, model: ModelConfig) -> None:
 
 
 def trace_model(config: Config, checkpoint: Checkpoint, model: ModelConfig) -> Program:
-    """The traced model as a Relax program: our own model, or the checkpoint's code where the YAML asks for it."""
-    from vamc_py.frontend.import_relax import import_traced
+    """The model as a Relax program: our own torch model, or the checkpoint's code where the YAML asks for it."""
+    with stage("trace"):
+        traced = _traced(config, checkpoint, model)
+    with stage("import"):
+        from vamc_py.frontend.import_relax import import_traced
 
-    if config.frontend.model_kwargs.trust_remote_code:
-        from vamc_py.frontend.remote_code import trace_checkpoint_code
+        return import_traced(traced)
 
-        traced = trace_checkpoint_code(
-            checkpoint.path, checkpoint.config, context=config.context_length, source=str(checkpoint.config_file)
-        )
-    else:
+
+def _traced(config: Config, checkpoint: Checkpoint, model: ModelConfig) -> Traced:
+    if not config.frontend.model_kwargs.trust_remote_code:
         from vamc_py.frontend.trace import trace
 
-        traced = trace(model)
-    return import_traced(traced)
+        return trace(model)
+    from vamc_py.frontend.remote_code import trace_checkpoint_code
+
+    return trace_checkpoint_code(
+        checkpoint.path, checkpoint.config, context=config.context_length, source=str(checkpoint.config_file)
+    )
 
 
 @dataclass(frozen=True)

@@ -49,15 +49,15 @@ def cached_attention(
 ) -> PrimFunc:
     """Causal grouped-query attention of a ragged batch of tokens, over caches that it first extends in place.
 
-    Arguments with `fused_qkv`:
+    Arguments with `fused_qkv` (out f32[n, heads * head_dim]):
         qkv f32[n, (heads + 2 * kv_heads) * head_dim]   queries, keys, values
         q_norm, k_norm f32[head_dim]                    only with `qk_norm_eps`: RMSNorm of each head, then rotation
         cos, sin f32[n, head_dim]                       x * cos + concat(-x[half:], x[:half]) * sin
-    without: q f32[n, heads, head_dim], k and v f32[n, kv_heads, head_dim], rotated already.
+    without (out f32[n, heads, head_dim]): q like out, k and v f32[n, kv_heads, head_dim], rotated already.
     Then for both:
         positions i32[n], slots i32[n], pages i32[s, p]
         k_cache [num_pages, kv_heads, blocks, head_dim, 16], v_cache [num_pages, kv_heads, blocks, 16, head_dim]
-        out f32[n, heads * head_dim]
+        out
     Token i attends to positions 0 … positions[i] of slots[i]; the tokens of a slot are contiguous and ascending. A
     token's result does not depend on the batch it comes in. ValueError if the shapes are not ones the kernel can do.
     """
@@ -89,7 +89,7 @@ def cached_attention(
         num_pages, blocks = T.int64(), T.int64()
         keys = argument("k_cache", num_pages, kv_heads, blocks, head_dim, LANES, dtype=cache_dtype)
         values = argument("v_cache", num_pages, kv_heads, blocks, LANES, head_dim, dtype=cache_dtype)
-        out = argument("out", n, heads * head_dim)
+        out = argument("out", n, *((heads * head_dim,) if fused_qkv else (heads, head_dim)))
         batch, cache = Batch(n, positions, slots), Cache(keys, values, pages, blocks)
         queries = workspace(kv_heads, n * shape.group + max(tile.rows, tile.heads), head_dim)
         _prepare(shape, cache, batch, projections, rotation, scale * math.log2(math.e), queries)

@@ -246,11 +246,13 @@ def merge(heads: Heads, rows: Expr, into: Partial, part: Partial) -> None:
 
 
 def finish(heads: Heads, batch: Batch, rows: Rows, result: Partial, out: Any) -> None:
-    """Emit the division by the sum of the weights and the store to out f32[n, heads * head_dim]."""
+    """Emit the division by the sum of the weights and the store in out f32[n, heads, head_dim] (or flat)."""
     with T.serial(0, rows.count) as row:
         inverse = keep(simd.splat(T.float32(1) / lane_sum(simd.load(result.total, *result.at, row, 0))))
         token = keep(T.truncdiv(rows.first + row, T.int64(heads.group)))
         head = keep(rows.head * heads.group + T.truncmod(rows.first + row, T.int64(heads.group)))
         with T.serial(0, heads.vectors) as v:
             value = simd.load(result.out, *result.at, row, v * LANES) * inverse
-            simd.store(out, value, token, head * heads.head_dim + v * LANES)
+            column = v * LANES
+            at = (head, column) if len(out.shape) == 3 else (head * heads.head_dim + column,)
+            simd.store(out, value, token, *at)

@@ -61,7 +61,7 @@ def test_folder_on_stdout_and_the_rest_on_stderr(config: Path, capsys: pytest.Ca
     lines = written.err.splitlines()
     assert lines.count(NOTICE.replace(" w8a16", "")) == 1
     stages = [line for line in lines if ":" not in line]
-    assert stages == ["checkpoint", "trace", "passes", "build", "weights"]
+    assert stages == ["checkpoint", "trace", "import", "passes", "build", "weights"]
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     assert (manifest["name"], manifest["target"]["dtype"], manifest["slow_operators"]) == ("other", "fp16", [])
     assert not any(line.startswith("note: ") for line in lines)
@@ -80,7 +80,7 @@ def test_slow_operators_are_named(config: Path, capsys: pytest.CaptureFixture[st
 def test_a_later_override_wins(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = []
 
-    def compiled(loaded: Any) -> Compiled:
+    def compiled(loaded: Any, _inspection: Any) -> Compiled:
         names.append(loaded.config.name)
         return Compiled(loaded.config.artifact_dir, ())
 
@@ -89,12 +89,12 @@ def test_a_later_override_wins(config: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert names == ["two"]
 
 
-def at_once(_loaded: Any) -> Compiled:
+def at_once(_loaded: Any, _inspection: Any) -> Compiled:
     signal.raise_signal(signal.SIGTERM)
     raise AssertionError("the signal was not heard")
 
 
-def in_a_callback_of_tvm(_loaded: Any) -> Compiled:
+def in_a_callback_of_tvm(_loaded: Any, _inspection: Any) -> Compiled:
     try:
         signal.raise_signal(signal.SIGTERM)
     except KeyboardInterrupt:
@@ -102,7 +102,7 @@ def in_a_callback_of_tvm(_loaded: Any) -> Compiled:
     raise AssertionError("the signal was not heard")
 
 
-def in_a_finalizer(_loaded: Any) -> Compiled:
+def in_a_finalizer(_loaded: Any, _inspection: Any) -> Compiled:
     def finalize(_reference: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 

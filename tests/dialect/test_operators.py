@@ -327,13 +327,19 @@ def test_qkv_attention_is_norm_then_rotation_then_cached_attention(norms: bool) 
         np.testing.assert_allclose(cache.numpy(), want, rtol=1e-5, atol=1e-6)
 
 
-def test_cached_attention_asks_for_rows() -> None:
-    q, *rest = attention_kinds(4, 2, 8, "float16")
-    k, v, *rest = rest
+def test_cached_attention_takes_a_batch_of_one() -> None:
+    q, k, v, *rest = attention_kinds(4, 2, 8, "float16")
     batch = [((1, *shape), dtype) for shape, dtype in (q, k, v)]
-    one = program(lambda *x: dialect.cached_attention(*x, scale=0.5), *batch, *rest)
-    with pytest.raises(ValueError, match="run flatten_batch before"):
-        Compiled(one)
+    rows, one = (
+        Compiled(program(lambda *x: dialect.cached_attention(*x, scale=0.5), *x, *rest)) for x in ((q, k, v), batch)
+    )
+    new = [normal(0, 3, 4, 8), normal(1, 3, 2, 8), normal(2, 3, 2, 8)]
+    step = [np.arange(3, dtype=np.int32), np.zeros(3, np.int32), np.array([[1]], np.int32)]
+    [want] = rows(*new, *step, *(np.zeros((2, 2, 1, *inner), np.float16) for inner in ((8, 16), (16, 8))))
+    caches = [tensor(np.zeros((2, 2, 1, *inner), np.float16)) for inner in ((8, 16), (16, 8))]
+    [got] = one(*(x[None] for x in new), *step, *caches)
+    np.testing.assert_array_equal(got, want[None])
+    np.testing.assert_array_equal(caches[1].numpy()[1, :, 0, :3], new[2].astype(np.float16).transpose(1, 0, 2))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -27,7 +27,7 @@ def copy_repository(target: Path) -> Path:
 def build_wheel(source: Path, target: Path) -> Path:
     """Build a wheel from a folder or an sdist with the setuptools that is installed here."""
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(target), str(source))
-    [archive] = target.glob("vamc_py-*.whl")
+    [archive] = target.glob("*.whl")
     return archive
 
 

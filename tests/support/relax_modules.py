@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,8 +152,10 @@ class StepModel:
         *,
         pages: Sequence[Sequence[int]] = ((0,),),
         blocks: int = 8,
+        compiled: Callable[..., list[Array]] | None = None,
     ) -> None:
-        self.compiled = Compiled(program)
+        """``compiled``: the program's function where it is compiled already (``compile_together``)."""
+        self.compiled = compiled or Compiled(program)
         self.weights = parameters_by_plan(program, weights)
         self.pages = np.array(pages, "int32")
         count = int(self.pages.max()) + 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vamc_py.config import Config
+    from vamc_py.config import Config, LoadedConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def validate(
 ) -> None:
     """Check a configuration: name every fault with its line, and what would not compile yet.
 
-    Every key is explained in docs/yaml_reference.md.
+    Every key is explained in docs/yaml_reference.md. Passes from a file are looked at, too, which runs the file.
 
     Example: vamc-py validate examples/01_smollm2_int8.yaml --set backend.dtype=fp32
     """
@@ -35,12 +35,31 @@ def validate(
     loaded = load_config(config, overrides or ())
     for notice in loaded.notices:
         typer.echo(f"notice: {notice}", err=True)
+    _check_passes(loaded)
     typer.echo(f"{config}: valid: {summary(loaded.config)}")
     try:
         check_compilable(loaded)
     except ConfigError as error:
         for fault in error.faults:
             typer.echo(f"does not compile: {fault}", err=True)
+
+
+def _check_passes(loaded: LoadedConfig) -> None:
+    """ConfigError where the section ``passes`` makes no list that can run. TVM is only loaded where there is one."""
+    from vamc_py.config.compilable import COMPILED_TARGETS
+    from vamc_py.errors import UserError
+    from vamc_py.extras import require_compiler
+
+    if not loaded.config.passes or loaded.config.target not in COMPILED_TARGETS:
+        return
+    try:
+        require_compiler()
+    except UserError:
+        typer.echo("notice: passes is not checked, as the compiler's packages are not installed here.", err=True)
+        return
+    from vamc_py.pipeline.resolve import resolve_pipeline
+
+    resolve_pipeline(loaded)
 
 
 def summary(config: Config) -> str:

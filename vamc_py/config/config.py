@@ -9,6 +9,7 @@ from pydantic import Field
 from vamc_py.config.backend import Backend
 from vamc_py.config.dataset import Dataset, Graph
 from vamc_py.config.frontend import Frontend, QuantizeType
+from vamc_py.config.passes import PassChange
 from vamc_py.config.section import Section, on
 
 
@@ -31,8 +32,17 @@ class Workspace(Section):
     env_recheck: bool | None = Field(
         default=None, description="Whether vamc checks `pyenv` again.", json_schema_extra=on()
     )
-    enable_ir: bool | None = Field(default=None, description="Whether vamc keeps its IR.", json_schema_extra=on())
-    save_log: bool | None = Field(default=None, description="Whether vamc keeps its log.", json_schema_extra=on())
+    enable_ir: bool | None = Field(
+        default=None,
+        description="Keep the IR of every pass in the artifact's folder `ir/`, for `vamc-py ir` and `vamc-py report`. "
+        "Left out: kept.",
+        json_schema_extra=on("llvm"),
+    )
+    save_log: bool | None = Field(
+        default=None,
+        description="Write `<workspace.path>/<name>.log`, as `-v` does.",
+        json_schema_extra=on("llvm"),
+    )
 
 
 class Config(Section):
@@ -49,6 +59,11 @@ class Config(Section):
     )
     frontend: Frontend = Field(description="The checkpoint and what is traced from it.")
     backend: Backend = Field(description="What is compiled for.")
+    passes: tuple[PassChange, ...] = Field(
+        default=(),
+        description="Changes to the passes that the target runs, applied in order: options, other passes, another "
+        "order. Left out: the target's own list (`vamc-py passes --pipeline CONFIG` prints what runs).",
+    )
     graph: Graph | None = Field(default=None, description="Changes to other networks' graphs.", json_schema_extra=on())
     dataset: Dataset | None = Field(default=None, description="Calibration data.")
     workspace: Workspace = Field(default_factory=Workspace, description="Where the artifact goes.")

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from vamc_py.config.compilable import COMPILED_FRONTENDS, COMPILED_QUANTIZATIONS, COMPILED_TARGETS
 from vamc_py.config.config import Config
 from vamc_py.config.old_names import OLD_NAMES
+from vamc_py.config.passes import PASSES_EXAMPLE, PassChange
 from vamc_py.config.place import dotted
 from vamc_py.config.section import TARGETS, Section, literals, section_of, subsections, targets_of
 from vamc_py.config.tree import MOST_CHARACTERS, MOST_DEPTH, MOST_VALUES
@@ -48,6 +49,11 @@ _RULES = f"""## Rules
   keys (`<<`), keys written twice and numbers that are not decimal are refused, because readers of YAML disagree on
   them. Aliases work.
 """
+
+
+_PASSES = """The whole list is checked before anything runs. `vamc-py passes` lists the passes, `vamc-py passes NAME`
+explains one, and `vamc-py passes --pipeline CONFIG --yaml` prints the list that a configuration runs as such a section,
+to start from."""
 
 
 def reference() -> str:
@@ -90,6 +96,8 @@ def _section(title: str, targets: tuple[str, ...], section: type[Section]) -> st
     lines += ["| key | type | default | meaning | used on |", "|---|---|---|---|---|", *_rows(section, targets)]
     if section.model_config.get("extra") == "allow":
         lines.append("| any other name | list of int, or list of such lists | | Shape of that input. | none |")
+    if section is PassChange:
+        lines += ["", "```yaml", PASSES_EXAMPLE + "```", "", _PASSES]
     return "\n".join([*lines, ""])
 
 
@@ -134,7 +142,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     value = field.get_default(call_default_factory=True)
-    if value is None or value is PydanticUndefined or isinstance(value, Section | dict):
+    if value is None or value is PydanticUndefined or isinstance(value, Section | dict | tuple):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

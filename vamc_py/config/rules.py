@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vamc_py.config.frontend import nesting, type_by_name
+from vamc_py.config.pass_rules import check_pass_changes
 from vamc_py.config.tree import Tree
 
 _INPUT_IDS = ("frontend", "shape", "input_ids")
@@ -18,6 +19,7 @@ def check_rules(tree: Tree) -> None:
         tree.fault(("name",), "this would not be a folder of its own below workspace.path; choose another name")
     if _is_language_model(_mapping(data, "frontend")):
         _check_lengths(tree, _mapping(data, "frontend"))
+    check_pass_changes(tree, data.get("passes"))
 
 
 def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:

@@ -171,7 +171,10 @@ class _Reader:
     def _sequence(self, node: yaml.Node, path: Path) -> Any:
         if node.tag != _TAG + "seq":
             return self.tree.refuse(path, f"the tag {shorten(node.tag)} is not used here; remove it")
-        values = [self.value(part, (*path, index), self.tree.places[path]) for index, part in enumerate(node.value)]
+        values = [
+            self.value(part, (*path, index), self._place(*_position(part.start_mark)))
+            for index, part in enumerate(node.value)
+        ]
         return tuple(None if value is _Absent else value for value in values)  # the places count on the index
 
     def _mapping(self, node: yaml.Node, path: Path) -> Any:

@@ -39,15 +39,16 @@ def _cached_reference(builder: Any, call: Any) -> Any:
         int(shape_of(q)[-2]), int(shape_of(k)[-2]), int(shape_of(q)[-1]), dtype_of(call.args[6]), call.attrs["scale"]
     )
     q, k, v, positions, slots, pages, k_cache, v_cache = call.args
-    if len(shape_of(q)) != 3:
-        raise ValueError("cached_attention lowers on [n, heads, head_dim]: run flatten_batch before")
+    if len(shape_of(q)) != 3:  # a leading 1
+        q, k, v = (builder.emit(relax.op.reshape(x, shape_of(x)[1:])) for x in (q, k, v))
     results = relax.op.call_tir_inplace(
         builder.add_func(kernel, "cached_attention_reference"),
         [q, k, v, positions, slots, pages, k_cache, v_cache],
         [6, 7, -1],
         [k_cache.ty, v_cache.ty, q.ty],
     )
-    return relax.TupleGetItem(builder.emit(results), 2)
+    attended = relax.TupleGetItem(builder.emit(results), 2)
+    return attended if q is call.args[0] else relax.op.reshape(builder.emit(attended), shape_of(call))
 
 
 @define("cached_attention", infer_type=lambda call: call.args[0].ty, reference=_cached_reference)

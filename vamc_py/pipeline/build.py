@@ -30,21 +30,20 @@ def build_module(program: Program, target: TargetDescription) -> tvm.runtime.Mod
         return tvm.compile(module, target=tvm_target, relax_pipeline=lowering())
 
 
+def build_limits(target: TargetDescription) -> tvm.runtime.Module:
+    """A module of the loops that measure the machine's limits alone; its functions are its items."""
+    tvm_target = target.tvm_target()
+    with tvm_target:
+        return tvm.compile(tvm.IRModule(machine_limits(LIMIT_TASKS)), target=tvm_target)
+
+
 def lowering() -> tvm.transform.Pass:
     """TVM's CPU pipeline without the dispatch to libraries that no wheel has, and with its faults mended."""
     passes = relax.transform
     return tvm.transform.Sequential(
         [
-            passes.LegalizeOps(),
-            passes.AnnotateTIROpPattern(),
-            passes.FoldConstant(),
-            passes.FuseOps(),
-            passes.FuseTIR(),
-            _tvm.rewrite_dataflow_reshape,
-            passes.ToNonDataflow(),
-            passes.RemovePurityChecking(),
-            passes.CallTIRRewrite(),
-            passes.StaticPlanBlockMemory(),
+            *fusing(),
+            *planning(),
             passes.LowerAllocTensor(),
             passes.KillAfterLastUse(),
             passes.LowerRuntimeBuiltin(),
@@ -54,6 +53,30 @@ def lowering() -> tvm.transform.Pass:
             sort_shape_functions,
         ]
     )
+
+
+def fusing() -> list[tvm.transform.Pass]:
+    """The beginning of ``lowering``: after it the function holds a call for each kernel that will run."""
+    passes = relax.transform
+    return [
+        passes.LegalizeOps(),
+        passes.AnnotateTIROpPattern(),
+        passes.FoldConstant(),
+        passes.FuseOps(),
+        passes.FuseTIR(),
+        _tvm.rewrite_dataflow_reshape,
+    ]
+
+
+def planning() -> list[tvm.transform.Pass]:
+    """What follows in ``lowering``: after it the function says which values share which memory."""
+    passes = relax.transform
+    return [
+        passes.ToNonDataflow(),
+        passes.RemovePurityChecking(),
+        passes.CallTIRRewrite(),
+        passes.StaticPlanBlockMemory(),
+    ]
 
 
 def export_module(executable: tvm.runtime.Module, path: Path, link: Mapping[str, Link]) -> None:

@@ -1,7 +1,11 @@
-"""The passes that run, in order, for a target and a weight type."""
+"""The passes that run, in order, for a target and a weight type, where the configuration changes nothing."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+from vamc_py.config import Config
+from vamc_py.errors import UserError
 from vamc_py.passes.bundle_parameters import BundleParameters
 from vamc_py.passes.cast_weights import CastWeights
 from vamc_py.passes.dense_kv_cache import DenseKvCache
@@ -56,10 +60,17 @@ def weight_passes(dtype: str, *, quantize_lm_head: bool) -> tuple[Pass, ...]:
         # Without lm_head the embedding and the output projection stay float, in 16 bits.
         rest = () if quantize_lm_head else (CastWeights("float16"),)
         return (QuantizeInt8(lm_head=quantize_lm_head), *rest)
-    names = {"fp16": "float16", "bf16": "bfloat16"}
+    names: dict[str, Literal["float16", "bfloat16"]] = {"fp16": "float16", "bf16": "bfloat16"}
     return (CastWeights(names[dtype]),) if dtype in names else ()
 
 
 def default_pipeline(dtype: str, *, quantize_lm_head: bool) -> tuple[Pass, ...]:
     """The whole pass list of the llvm target."""
     return (*_RAISE, *_STEP, *weight_passes(dtype, quantize_lm_head=quantize_lm_head), *_LOWER)
+
+
+def default_passes(config: Config) -> tuple[Pass, ...]:
+    """The pass list of the configuration's target, before its own ``passes``. UserError for a target without one."""
+    if config.target != "llvm":
+        raise UserError(f"{config.backend.type} has no list of passes yet; tvm_llvm has (--set backend.type=tvm_llvm)")
+    return default_pipeline(config.backend.dtype, quantize_lm_head=config.quantize_lm_head)

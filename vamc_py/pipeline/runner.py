@@ -10,7 +10,8 @@ from functools import cached_property
 
 from tvm_ffi import structural_equal
 
-from vamc_py.pipeline.base import STAGES, Context, Pass
+from vamc_py.pipeline.base import Context, Pass
+from vamc_py.pipeline.pipeline_check import check_pipeline
 from vamc_py.pipeline.program import Program
 
 
@@ -75,21 +76,6 @@ def labels(names: Sequence[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         result.append(f"{name}#{seen[name]}" if names.count(name) > 1 else name)
     return result
-
-
-def check_pipeline(passes: Sequence[Pass], target: str) -> None:
-    """ValueError when a pass does not serve the target, runs before its stage, or before what it requires."""
-    done: set[str] = set()
-    for one in passes:
-        if target not in one.targets:
-            raise ValueError(f"the pass {one.name} does not serve the target {target}")
-        missing = [name for name in one.requires if name not in done]
-        if missing:
-            raise ValueError(f"the pass {one.name} needs {', '.join(missing)} to run before it")
-        done.add(one.name)
-    order = [STAGES.index(one.stage) for one in passes if not one.anywhere]
-    if order != sorted(order):
-        raise ValueError(f"the passes do not keep the order of the stages ({', '.join(STAGES)})")
 
 
 def run_passes(

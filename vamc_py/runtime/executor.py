@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,7 @@ class Executor:
         context: int | None = None,
         threads: int | None = None,
         verify: bool | None = None,
-    ) -> Executor:
+    ) -> Self:
         """Load the artifact in ``folder``.
 
         ``slots``: sequences at a time. ``context``: positions of each, at most and by default the artifact's limit.

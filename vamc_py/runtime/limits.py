@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,6 @@ import psutil
 from vamc_py.artifact.manifest import Manifest, ModelFacts, Parameter
 from vamc_py.errors import ArtifactError
 from vamc_py.runtime import memory
-from vamc_py.runtime.executor import Executor
 
 _READ_BYTES = 1 << 30  # several times any last-level cache
 _SMALLEST_READ = 1 << 26
@@ -30,11 +29,18 @@ _MOST_ROUNDS = 1 << 21  # far from overflowing the loops' int32 counters
 _OUT = 64  # entries of the loops' output
 
 
+class Caller(Protocol):
+    """What has the loops: an executor, or a module of nothing else."""
+
+    def call(self, name: str, *arrays: npt.NDArray[Any]) -> None:
+        """Run the loop ``name`` on aligned arrays (``memory.zeros``), on the threads that are measured."""
+
+
 class ReadLimit:
     """The machine's read bandwidth."""
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
         size = max(_SMALLEST_READ, min(_READ_BYTES, psutil.virtual_memory().available // 4))
         self._data = memory.zeros((size,), "uint8")
         self._data.fill(1)  # pages never written are all one page of zeros, which the cache would hold
@@ -42,14 +48,14 @@ class ReadLimit:
 
     def measure(self) -> float:
         """Bytes a second of one pass over the data."""
-        return len(self._data) / _seconds(self._executor, "limit_read", self._data, self._out)
+        return len(self._data) / _seconds(self._caller, "limit_read", self._data, self._out)
 
 
 class MatrixLimit:
     """The machine's peak of multiply-add operations on ``kind``: "int8" or "fp32"."""
 
-    def __init__(self, executor: Executor, kind: str) -> None:
-        self._executor = executor
+    def __init__(self, caller: Caller, kind: str) -> None:
+        self._caller = caller
         self._name = f"limit_matrix_{kind}"
         self._rounds = memory.zeros((1,), "int32")
         self._out = memory.zeros((_OUT,), "int32" if kind == "int8" else "float32")
@@ -60,7 +66,7 @@ class MatrixLimit:
             self._rounds[0] *= 2
 
     def _call(self) -> float:
-        return _seconds(self._executor, self._name, self._rounds, self._out)
+        return _seconds(self._caller, self._name, self._rounds, self._out)
 
     def measure(self) -> float:
         """Operations a second, a multiply and an add counted as two."""
@@ -68,9 +74,9 @@ class MatrixLimit:
         return float(self._out[0]) * 1e3 * int(self._rounds[0]) / seconds
 
 
-def _seconds(executor: Executor, name: str, *arrays: npt.NDArray[Any]) -> float:
+def _seconds(caller: Caller, name: str, *arrays: npt.NDArray[Any]) -> float:
     start = time.perf_counter()
-    executor.call(name, *arrays)
+    caller.call(name, *arrays)
     return time.perf_counter() - start
 
 

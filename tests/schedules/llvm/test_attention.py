@@ -34,10 +34,10 @@ BATCHES: list[Runs] = [
 def run_plain(run: Any, problem: Problem) -> tuple[Array, Array, Array]:
     """The outputs and both caches after a call without fused_qkv."""
     k_cache, v_cache = problem.k_cache.copy(), problem.v_cache.copy()
-    out = np.full((problem.n, problem.heads * problem.head_dim), np.nan, np.float32)
+    out = np.full((problem.n, problem.heads, problem.head_dim), np.nan, np.float32)
     inputs = (problem.q, problem.k, problem.v, problem.positions, problem.slots, problem.pages)
     run(*inputs, k_cache, v_cache, out)
-    return out, k_cache, v_cache
+    return out.reshape(problem.n, problem.heads * problem.head_dim), k_cache, v_cache
 
 
 def check_plain(run: Any, problem: Problem, scale: float) -> None:
@@ -117,10 +117,10 @@ def test_a_token_has_the_same_bits_in_every_batch() -> None:
         first = 0
         for piece in pieces:
             at = slice(first, first + piece)
-            out = np.full((piece, heads * head_dim), np.nan, np.float32)
+            out = np.full((piece, heads, head_dim), np.nan, np.float32)
             inputs = (whole.q, whole.k, whole.v, whole.positions, whole.slots)
             run(*(np.ascontiguousarray(x[at]) for x in inputs), whole.pages, k_cache, v_cache, out)
-            assert np.array_equal(out, expected[at])
+            assert np.array_equal(out.reshape(piece, heads * head_dim), expected[at])
             first += piece
 
     beside = Problem(heads, kv_heads, head_dim, 16, [(1, 9, 5), (0, 0, tokens), (2, 0, 4)])
@@ -149,7 +149,7 @@ def test_relax_calls_it_in_place() -> None:
     arguments = [relax.Var(f"x{i}", relax.TensorType(*shape)) for i, shape in enumerate(shapes)]
     builder = relax.BlockBuilder()
     function = builder.add_func(kernel, "attention")
-    types = [arguments[6].ty, arguments[7].ty, relax.TensorType((n, heads * head_dim), "float32")]
+    types = [arguments[6].ty, arguments[7].ty, relax.TensorType((n, heads, head_dim), "float32")]
     with builder.function("main", arguments):
         with builder.dataflow():
             result = builder.emit(relax.op.call_tir_inplace(function, arguments, [6, 7, -1], types))
@@ -158,7 +158,7 @@ def test_relax_calls_it_in_place() -> None:
     machine = relax.VirtualMachine(tvm.compile(builder.get(), tvm.target.Target.from_device("cpu")), tvm.cpu())
     inputs = (problem.q, problem.k, problem.v, problem.positions, problem.slots, problem.pages)
     tensors = [tvm.runtime.tensor(x) for x in (*inputs, problem.k_cache, problem.v_cache)]
-    out = machine["main"](*tensors).numpy()
+    out = machine["main"](*tensors).numpy().reshape(problem.n, heads * head_dim)
     k_cache, v_cache = problem.written(problem.k, problem.v)
     assert np.array_equal(tensors[6].numpy(), k_cache)
     assert np.array_equal(tensors[7].numpy(), v_cache)
