@@ -10,19 +10,26 @@ from typing import NoReturn
 
 RETRY_AFTER = 0.02  # seconds
 
+_received: list[int] = []  # signals that the running block was sent
+
+
+def interrupted() -> bool:
+    """Whether the block of ``ended_by_signals`` that runs now was told to end: an exception may be due to that."""
+    return bool(_received)
+
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """A polite kill ends the block as Ctrl-C does, by KeyboardInterrupt, so that what is half written is removed."""
-    received: list[int] = []
+    _received.clear()
 
     def interrupt(number: int, _frame: object) -> NoReturn:
-        received.append(number)
+        _received.append(number)
         raise KeyboardInterrupt
 
     def not_raised(lost: sys.UnraisableHookArgs) -> None:
         """A finalizer ran when the signal came, and Python drops what is raised there: once more, a moment later."""
-        if received and lost.exc_type is KeyboardInterrupt:
+        if _received and lost.exc_type is KeyboardInterrupt:
             signal.setitimer(signal.ITIMER_REAL, RETRY_AFTER)
         else:
             former_hook(lost)
@@ -33,7 +40,7 @@ def ended_by_signals() -> Iterator[None]:
     try:
         yield
     except Exception:
-        if received:  # what is raised inside a callback of TVM's comes out as a RuntimeError
+        if _received:  # what is raised inside a callback of TVM's comes out as a RuntimeError
             raise KeyboardInterrupt from None
         raise
     finally:
@@ -41,3 +48,4 @@ def ended_by_signals() -> Iterator[None]:
         sys.unraisablehook = former_hook
         for number, handler in former.items():
             signal.signal(number, handler)
+        _received.clear()

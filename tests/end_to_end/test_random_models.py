@@ -103,7 +103,7 @@ def test_two_compiles_give_the_same_bytes(tmp_path: Path) -> None:
         {
             path.relative_to(compiled.folder): path.read_bytes()
             for path in sorted(compiled.folder.rglob("*"))
-            if path.is_file()
+            if path.is_file() and path.name != "times.json"  # seconds, outside of what the manifest vouches for
         }
         for compiled in (compile_checkpoint(tmp_path / "checkpoint", folder, dtype="int8") for _ in range(2))
     )

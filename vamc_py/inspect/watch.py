@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,10 +10,9 @@ from pathlib import Path
 
 from vamc_py.config import LoadedConfig
 from vamc_py.errors import UserError
-from vamc_py.inspect.dump_writer import DumpWriter, prepare_dump_folder
+from vamc_py.inspect.dump_writer import DumpWriter, operator_counts, prepare_dump_folder
 from vamc_py.inspect.script import small_script
 from vamc_py.log import LOGGER
-from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.program import Program
 from vamc_py.pipeline.runner import Observer, PassRun, Planned
 
@@ -104,11 +102,6 @@ class PassLog(Observer):
 
 def operator_changes(before: Program, after: Program) -> list[tuple[str, int, int]]:
     """(operator, calls before, calls after) for each operator of which the number changed, by name."""
-    counts = [_operators(program) for program in (before, after)]
-    names = sorted(set(counts[0]) | set(counts[1]))
-    return [(name, counts[0][name], counts[1][name]) for name in names if counts[0][name] != counts[1][name]]
-
-
-def _operators(program: Program) -> Counter[str]:
-    names = (operator_name(value) for value in Graph(program.function).values.values())
-    return Counter(name.removeprefix("relax.") for name in names if name)
+    old, new = operator_counts(before.module), operator_counts(after.module)
+    counts = [(name, old.get(name, 0), new.get(name, 0)) for name in sorted({*old, *new})]
+    return [row for row in counts if row[1] != row[2]]

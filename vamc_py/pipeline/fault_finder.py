@@ -13,6 +13,7 @@ from tvm import relax, tirx
 
 from vamc_py.errors import UserError
 from vamc_py.inspect.dump import INDEX_FILE
+from vamc_py.interrupts import interrupted
 from vamc_py.pipeline.base import Context
 from vamc_py.pipeline.build import lowering
 from vamc_py.pipeline.graph import Graph, operator_name
@@ -81,7 +82,9 @@ class FaultKeeper(Observer):
     ) -> None:
         if error is None:
             self._forget()
-        elif isinstance(error, Exception) and not isinstance(error, UserError) and self._program is not None:
+        elif self._program is None or interrupted() or isinstance(error, UserError):
+            return
+        elif isinstance(error, Exception):
             if self._running is not None:
                 explain_pass(error, *self._running, self._program, self._context)
             else:
