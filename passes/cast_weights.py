@@ -27,7 +27,7 @@ class CastWeights(Pass):
 
     name: ClassVar[str] = "cast-weights"
     stage: ClassVar[Stage] = "rewrite"
-    tolerance: ClassVar[float] = 0.02  # bfloat16 has 8 bits
+    tolerance: ClassVar[float] = 0.01  # bfloat16 has 8 bits
     requires: ClassVar[tuple[str, ...]] = ("raise-linear",)  # without it there is nothing to cast
     after: ClassVar[tuple[str, ...]] = ("merge-linear", "quantize-int8")  # both take float32 weights
     example: ClassVar[str] = """

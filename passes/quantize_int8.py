@@ -29,7 +29,7 @@ class QuantizeInt8(Pass):
 
     name: ClassVar[str] = "quantize-int8"
     stage: ClassVar[Stage] = "rewrite"
-    tolerance: ClassVar[float] = 0.1
+    tolerance: ClassVar[float] = 0.05
     requires: ClassVar[tuple[str, ...]] = ("raise-linear",)  # without it there is nothing to quantize
     after: ClassVar[tuple[str, ...]] = ("merge-linear",)  # which merges float32 weights only
     example: ClassVar[str] = """

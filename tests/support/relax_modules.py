@@ -11,6 +11,8 @@ import torch
 import tvm
 from tvm import relax
 
+from vamc_py.check.values import to_tvm
+from vamc_py.check.weights import make_weight
 from vamc_py.frontend.import_relax import import_traced
 from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.frontend.trace import trace
@@ -93,7 +95,7 @@ class Compiled:
 
 def tensor(array: Array) -> Any:
     """A tensor of TVM with a copy of the array."""
-    return tvm.runtime.tensor(np.ascontiguousarray(array))
+    return to_tvm(array)
 
 
 def random_arguments(
@@ -120,14 +122,8 @@ def assert_same_results(before: Program, after: Program, symbols: Mapping[str, i
 
 def parameters_by_plan(program: Program, weights: Mapping[str, torch.Tensor]) -> list[Any]:
     """The function's weights, made from checkpoint tensors as the plan says."""
-    made = []
-    for weight in layout(program.function)[2]:
-        recipe = program.plan[weight.name]
-        block = np.concatenate([weights[source].numpy() for source in recipe.sources])
-        for step in recipe.steps:
-            block = step.apply(block)
-        made.append(tensor(block))
-    return made
+    names = [weight.name for weight in layout(program.function)[2]]
+    return [to_tvm(make_weight(program.plan[name], lambda source: weights[source].numpy())) for name in names]
 
 
 class MainModel:

@@ -11,10 +11,11 @@ from support.stock_trace import StockCall, stock_config
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from vamc_py.check.torch_reference import causal_mask, run_exported
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.frontend.models.qwen2 import Qwen2ForCausalLM
 from vamc_py.frontend.models.qwen3 import Qwen3ForCausalLM
-from vamc_py.frontend.trace import Traced
+from vamc_py.frontend.trace import Mask, Traced
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,11 @@ class Step:
     position_ids: torch.Tensor
     past: list[tuple[torch.Tensor, torch.Tensor]]
 
-    def mask(self, kind: str) -> torch.Tensor:
+    def mask(self, kind: Mask) -> torch.Tensor:
         """Causal, [1, 1, n, p+n]."""
-        new, total = self.input_ids.shape[1], self.past[0][0].shape[2] + self.input_ids.shape[1]
-        ones = torch.ones(new, total).tril(total - new)[None, None]
-        return ones if kind == "ones" else torch.zeros(()).where(ones > 0, torch.finfo(torch.float32).min)
+        return causal_mask(self.input_ids.shape[1], self.past[0][0].shape[2], kind)
 
-    def arguments(self, mask: str) -> dict[str, Any]:
+    def arguments(self, mask: Mask) -> dict[str, Any]:
         return {
             "input_ids": self.input_ids,
             "attention_mask": self.mask(mask),
@@ -79,11 +78,6 @@ def stock_model(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Sto
     return StockCall(load(AutoModelForCausalLM.from_config(stock_config(config)), weights)).eval()
 
 
-@torch.no_grad()
 def run_traced(traced: Traced, weights: dict[str, torch.Tensor], step: Step) -> tuple[torch.Tensor, list[Any]]:
     """Runs the exported graph with real weights in place of the stride-0 ones."""
-    placeholders = traced.program.graph_signature.inputs_to_parameters
-    parameters = {name: weights[traced.parameters[placeholder]] for placeholder, name in placeholders.items()}
-    # Without guards: they refuse n = 1 and p = 0, which the graph computes all the same.
-    module = traced.program.module(check_guards=False)
-    return torch.func.functional_call(module, parameters, kwargs=step.arguments(traced.mask))
+    return run_exported(traced, weights, step.arguments(traced.mask))

@@ -35,7 +35,9 @@ class Pass(ABC):
     after: ClassVar[tuple[str, ...]] = ()  # passes that run before this one wherever they run at all
     anywhere: ClassVar[bool] = False  # may run between passes of any stage, and more than once
     targets: ClassVar[tuple[str, ...]] = ("llvm", "cuda", "vacc")
-    # How far results may move, as ``vamc-py check`` measures it: |after - before| / |before|, Frobenius norms.
+    # How far one operator's result may move that is given the values from before the pass: |after - before| / |before|,
+    # Frobenius norms. Above 1e-4 the pass counts as lossy: ``vamc-py check`` then looks at single operators, too, and
+    # lets the logits move five times as far.
     tolerance: ClassVar[float] = 1e-4
     # A module in TVMScript; ``vamc-py passes NAME`` shows what the pass makes of it. Empty: none is shown.
     example: ClassVar[str] = ""

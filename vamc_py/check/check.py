@@ -1,0 +1,132 @@
+"""``vamc-py check``: the traced torch model against the module after each pass, on real weights of the first layers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vamc_py.check.cut import CutModel, cut_model
+from vamc_py.check.interpreter import Interpreter
+from vamc_py.check.judge import Judge
+from vamc_py.check.results import BUILD, CheckResult, Finding
+from vamc_py.check.scenario import Row, Scenario, make_scenario, most_tokens
+from vamc_py.check.stages import StageRun, StageRunner
+from vamc_py.check.torch_reference import torch_logits
+from vamc_py.check.values import Array
+from vamc_py.compiler import check_context, context_of, open_model
+from vamc_py.config import LoadedConfig, check_compilable
+from vamc_py.dialect import operators
+from vamc_py.errors import UserError
+from vamc_py.frontend.import_relax import import_traced
+from vamc_py.pipeline.base import Context
+from vamc_py.pipeline.fault_finder import explain_build, explain_pass
+from vamc_py.pipeline.graph import Graph, operator_name
+from vamc_py.pipeline.program import Program
+from vamc_py.pipeline.resolve import resolve_pipeline
+from vamc_py.pipeline.runner import PassRun, Planned
+from vamc_py.progress import stage, track
+from vamc_py.target.description import this_machine
+
+_Prepared = tuple[CutModel, Scenario, dict[Row, Array]]
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """A wrong pass, with what is needed to look closer."""
+
+    run: PassRun
+    before: StageRun
+    runner: StageRunner
+    finding: Finding
+
+
+class Checker:
+    """Checks the pipeline of a configuration.
+
+    UserError for input that cannot be compiled, or more tokens than the configuration has room for. ``interpreter``
+    may be one that has run before, which has compiled much already.
+    """
+
+    def __init__(self, loaded: LoadedConfig, *, tokens: int = 16, interpreter: Interpreter | None = None) -> None:
+        check_compilable(loaded)
+        self.config = loaded.config
+        self.pipeline = resolve_pipeline(loaded)
+        self.target = this_machine(loaded.config.backend.dtype)
+        self.context = context_of(loaded.config, self.target)
+        self.tokens = tokens
+        self._made: dict[int, _Prepared] = {}
+        self._interpreter = interpreter or Interpreter(self.target.tvm_target())
+        _check_room(make_scenario(2, tokens), self.context)
+        with stage("checkpoint"):
+            self.checkpoint, self.model = open_model(loaded.config)
+            check_context(loaded, self.model)
+
+    def run(self, layers: int, result: CheckResult, *, build: bool = True) -> Faulty | None:
+        """Checks the first ``layers`` layers, pass by pass up to the first wrong one; fills ``result`` on the way.
+
+        ``build``: then also what TVM makes of the module.
+        """
+        cut, scenario, reference = self._prepared(layers)
+        result.description = cut.description
+        runner = StageRunner(cut.tensors.read, scenario, self.target, self._interpreter)
+        judge = Judge(runner, reference, result)
+        with stage("passes"):
+            program = import_traced(cut.traced)
+            if judge.imported(program):
+                return None
+            runs = run_each(program, self.pipeline, self.context)
+            for run in track(runs, "passes", len(self.pipeline)):
+                if judge.is_wrong(run):
+                    assert result.finding is not None
+                    return Faulty(run, judge.last, runner, result.finding)
+                program = run.after
+        if build and not left_in_dialect(program):
+            with stage(BUILD):
+                self._build(judge, program)
+        return None
+
+    def _build(self, judge: Judge, program: Program) -> None:
+        try:
+            judge.built(program)
+        except Exception as error:
+            explain_build(error, program, self.target)
+            raise
+
+    def _prepared(self, layers: int) -> _Prepared:
+        """The model and what torch makes of it; kept for the next run of as many layers."""
+        if layers not in self._made:
+            with stage("trace"):
+                cut = cut_model(self.config, self.checkpoint, self.model, layers)
+            scenario = make_scenario(cut.model.vocab_size, self.tokens)
+            with stage("torch"):
+                self._made[layers] = cut, scenario, torch_logits(cut, scenario)
+        return self._made[layers]
+
+
+def run_each(program: Program, pipeline: Sequence[Planned], context: Context) -> Iterator[PassRun]:
+    """Runs the passes, each when it is asked for; the pipeline has been checked."""
+    for index, planned in enumerate(pipeline, 1):
+        started = time.perf_counter()
+        try:
+            after = planned.one.apply(program, context)
+        except Exception as error:
+            if not isinstance(error, UserError):
+                explain_pass(error, index, planned, program, context)
+            raise
+        yield PassRun(index, planned, program, after, time.perf_counter() - started)
+        program = after
+
+
+def left_in_dialect(program: Program) -> bool:
+    """Whether operators are left that nothing has lowered, so that the module cannot be built."""
+    return any(operator_name(value) in operators() for value in Graph(program.function).values.values())
+
+
+def _check_room(scenario: Scenario, context: Context) -> None:
+    longest = max(len(sequence) for sequence in scenario.sequences)
+    if longest > context.context or most_tokens(scenario.calls) > context.prefill:
+        raise UserError(
+            f"--tokens: sequences of {longest} tokens, {most_tokens(scenario.calls)} of them in a step, do not fit "
+            f"into the configuration's context of {context.context} and prefill length of {context.prefill}; say fewer"
+        )
