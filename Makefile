@@ -23,7 +23,7 @@ demo: $(DEMO_ARTIFACT)/manifest.json
 	$(BIN)/vamc-py run $(DEMO_ARTIFACT) "$(DEMO_QUESTION)" --greedy
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

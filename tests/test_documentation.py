@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
 
 import pytest
+import typer
 from support.project_tree import ROOT
 
 from vamc_py import cli
@@ -34,3 +37,23 @@ def test_the_table_names_no_other_pass() -> None:
 def test_the_readme_shows_every_command() -> None:
     shown = re.findall(r"^\| `vamc-py (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert shown == [command.__name__.rpartition(".")[2] for command in cli.COMMANDS]
+
+
+def documented_commands() -> list[tuple[str, str]]:
+    """(document, command) for each indented or console line of the documents that calls vamc-py."""
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pattern = re.compile(r"^(?:    |\$ )(vamc-py .*)$", re.MULTILINE)
+    return [(path.name, line) for path in documents for line in pattern.findall(path.read_text())]
+
+
+@pytest.mark.parametrize(("document", "line"), documented_commands())
+def test_documented_commands_are_understood(document: str, line: str) -> None:
+    """Every command that a document shows exists and takes these arguments and options; none is run."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&")
+    lexer.whitespace_split, lexer.commenters = True, "#"
+    words = list(itertools.takewhile(lambda word: not set(word) <= set(";|&"), lexer))
+    context = typer.main.get_command(cli.build_app()).make_context("vamc-py", words[1:])
+    while isinstance(context.command, typer.core.TyperGroup):
+        name, command, arguments = context.command.resolve_command(context, [*context._protected_args, *context.args])
+        assert command is not None
+        context = command.make_context(name, arguments, parent=context)
