@@ -8,13 +8,12 @@ from itertools import pairwise
 import pytest
 from tvm import relax
 
-from vamc_py.inspect.calls import bindings
 from vamc_py.inspect.costs import StepSize, tensor_bytes
 from vamc_py.inspect.final_graph import FinalGraph, final_graph
 from vamc_py.inspect.memory_plan import memory_plan
 from vamc_py.inspect.report_model import MemoryPlan
 from vamc_py.pipeline.build import lowering
-from vamc_py.pipeline.graph import operator_name
+from vamc_py.pipeline.graph import bindings, operator_name
 from vamc_py.pipeline.program import STEP
 
 LARGEST = StepSize(tokens=64, rows=64, start=0, context=128)  # the limits of support.end_to_end

@@ -58,7 +58,7 @@ def test_steps_are_the_passes(artifact: Path, report: Report) -> None:
 @pytest.fixture
 def without_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where they are not looked at: they take most of a report's time."""
-    monkeypatch.setattr("vamc_py.inspect.report.diff_modules", lambda _before, _after: ())
+    monkeypatch.setattr("vamc_py.inspect.stages.diff_modules", lambda _before, _after: ())
 
 
 @pytest.mark.usefixtures("without_differences")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,15 +15,14 @@ from vamc_py.check.torch_reference import torch_logits
 from vamc_py.check.values import Array
 from vamc_py.compiler import check_context, context_of, open_model
 from vamc_py.config import LoadedConfig, check_compilable
-from vamc_py.dialect import operators
 from vamc_py.errors import UserError
 from vamc_py.frontend.import_relax import import_traced
+from vamc_py.passes.lower_reference import left_in_dialect
 from vamc_py.pipeline.base import Context
 from vamc_py.pipeline.fault_finder import explain_build, explain_pass
-from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.program import Program
 from vamc_py.pipeline.resolve import resolve_pipeline
-from vamc_py.pipeline.runner import PassRun, Planned
+from vamc_py.pipeline.runner import PassRun, Planned, run_pass
 from vamc_py.progress import stage, track
 from vamc_py.target.description import this_machine
 
@@ -107,20 +105,14 @@ class Checker:
 def run_each(program: Program, pipeline: Sequence[Planned], context: Context) -> Iterator[PassRun]:
     """Runs the passes, each when it is asked for; the pipeline has been checked."""
     for index, planned in enumerate(pipeline, 1):
-        started = time.perf_counter()
         try:
-            after = planned.one.apply(program, context)
+            run = run_pass(index, planned, program, context)
         except Exception as error:
             if not isinstance(error, UserError):
                 explain_pass(error, index, planned, program, context)
             raise
-        yield PassRun(index, planned, program, after, time.perf_counter() - started)
-        program = after
-
-
-def left_in_dialect(program: Program) -> bool:
-    """Whether operators are left that nothing has lowered, so that the module cannot be built."""
-    return any(operator_name(value) in operators() for value in Graph(program.function).values.values())
+        yield run
+        program = run.after
 
 
 def _check_room(scenario: Scenario, context: Context) -> None:

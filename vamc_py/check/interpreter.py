@@ -15,7 +15,7 @@ from tvm import ir, relax, tirx
 from vamc_py.check.operators import Operators, SameExpressions, tensors_read, with_tensors
 from vamc_py.check.values import Result, Value, number
 from vamc_py.dialect import operators
-from vamc_py.pipeline.graph import operator_name
+from vamc_py.pipeline.graph import bindings, operator_name
 
 Each = Callable[[str, Result], Result]  # the name and the result of a binding -> the result that others shall read
 
@@ -42,15 +42,14 @@ class Interpreter:
 
     def _run(self, module: Any, function: Any, arguments: Sequence[Result], each: Each | None) -> Result:
         known: dict[Any, Result] = dict(zip(function.params, arguments, strict=True))
-        for block in function.body.blocks:
-            for binding in block.bindings:
-                try:
-                    result = self._value(module, binding.value, known)
-                except OperatorError:
-                    raise
-                except Exception as error:
-                    raise OperatorError(str(binding.var.name), operator_name(binding.value), error) from error
-                known[binding.var] = result if each is None else each(str(binding.var.name), result)
+        for var, value in bindings(function):
+            try:
+                result = self._value(module, value, known)
+            except OperatorError:
+                raise
+            except Exception as error:
+                raise OperatorError(str(var.name), operator_name(value), error) from error
+            known[var] = result if each is None else each(str(var.name), result)
         return self._value(module, function.body.body, known)
 
     def _value(self, module: Any, expression: Any, known: dict[Any, Result]) -> Result:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vamc_py.check.values import Array, Value
 from vamc_py.errors import CheckpointError
+from vamc_py.weights.execute import stacked
 from vamc_py.weights.plan import ParameterPlan, Recipe
 
 Read = Callable[[str], Array]  # a tensor of the checkpoint by its name
@@ -16,10 +17,7 @@ Read = Callable[[str], Array]  # a tensor of the checkpoint by its name
 
 def make_weight(recipe: Recipe, read: Read) -> Array:
     """One parameter, whole. CheckpointError for one that is not finite, which no compile would take."""
-    pieces = [np.asarray(read(source)) for source in recipe.sources]
-    if len({piece.dtype for piece in pieces}) > 1:
-        pieces = [piece.astype(np.float32) for piece in pieces]
-    block: Any = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    block: Any = stacked([np.asarray(read(source)) for source in recipe.sources])
     for step in recipe.steps:
         block = step.apply(block)
     if block.dtype.kind not in "iu" and not np.isfinite(block.astype(np.float32)).all():

@@ -12,7 +12,7 @@ import tvm
 from tvm import ir, relax
 
 from vamc_py.pipeline.build import fusing
-from vamc_py.pipeline.graph import operator_name, variables
+from vamc_py.pipeline.graph import bindings, operator_name, variables
 from vamc_py.pipeline.program import OPERATOR_ATTRIBUTE, Program
 from vamc_py.target.description import TargetDescription
 
@@ -133,13 +133,6 @@ class _Reader:
             unique = f"{name}_{number}"
         self.used.add(unique)
         return unique
-
-
-def bindings(function: Any) -> Iterator[tuple[Any, Any]]:
-    """(variable, value) of every binding, in order."""
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            yield binding.var, binding.value
 
 
 def _several(source: Argument | tuple[Argument, ...]) -> tuple[Argument, ...]:

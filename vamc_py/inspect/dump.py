@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from tvm_ffi.serialization import from_json_graph_str
 
 import vamc_py.dialect  # noqa: F401  (TVM reads calls of the dialect's operators only once they are registered)
+from vamc_py.config.faults import did_you_mean
 from vamc_py.errors import UserError
 from vamc_py.inspect.plan_json import plan_from_json
 from vamc_py.inspect.report_model import ConfigValue
@@ -227,8 +227,7 @@ def _not_found(text: str, found: list[StageRecord], stages: tuple[StageRecord, .
     if found:
         return f"{text} ran {len(found)} times; say which: {', '.join(stage.label for stage in found)}"
     labels = [stage.label for stage in stages]
-    close = get_close_matches(text, labels, n=1)
-    meant = f"; did you mean {close[0]}?" if close else ""
+    meant = did_you_mean(text, labels)
     listed = ", ".join(f"{stage.index} {stage.label}" for stage in stages)
     return f"no stage {text}{meant}; there are: {listed}"
 

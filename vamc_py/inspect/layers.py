@@ -8,6 +8,7 @@ from typing import Any
 from tvm import relax
 
 from vamc_py.inspect.bindings import Members, Statement, View
+from vamc_py.pipeline.graph import bindings
 from vamc_py.pipeline.program import CACHES_ATTRIBUTE, INPUTS_ATTRIBUTE, attribute, layout
 
 __all__ = ["BEFORE", "BEHIND", "Members", "layer_of_bindings", "layers_of", "member_names", "named_layer", "places_of"]
@@ -28,9 +29,7 @@ def layer_of_bindings(function: Any, members: Members | None = None) -> dict[str
     """
     view = View(function)
     layers = layers_of(view, members or {})
-    numbers = {
-        str(binding.var.name): view.number(binding.var) for block in function.body.blocks for binding in block.bindings
-    }
+    numbers = {str(var.name): view.number(var) for var, _ in bindings(function)}
     first = len(view.parameters)
     return {
         name: layers[number - first] if number is not None and number >= first else None

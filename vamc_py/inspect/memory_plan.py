@@ -9,13 +9,12 @@ from typing import Any
 import tvm
 from tvm import ir
 
-from vamc_py.inspect.calls import bindings
 from vamc_py.inspect.costs import StepSize, tensor_bytes
 from vamc_py.inspect.final_graph import FinalGraph
 from vamc_py.inspect.loops import dimension
 from vamc_py.inspect.report_model import MemoryPlan, Storage
 from vamc_py.pipeline.build import planning
-from vamc_py.pipeline.graph import operator_name, variables
+from vamc_py.pipeline.graph import bindings, operator_name, variables
 from vamc_py.pipeline.program import STEP
 from vamc_py.weights.plan import numpy_dtype
 

@@ -9,14 +9,13 @@ from typing import Literal
 from vamc_py.artifact.manifest import Manifest
 from vamc_py.errors import UserError
 from vamc_py.inspect.costs import StepSize
-from vamc_py.inspect.diff import diff_modules
-from vamc_py.inspect.dump import Dump, StageRecord
+from vamc_py.inspect.dump import Dump
 from vamc_py.inspect.final_graph import FinalGraph, final_graph, nodes
 from vamc_py.inspect.measure import KernelTimes, limits_alone, measure_artifact
 from vamc_py.inspect.memory_plan import memory_plan
-from vamc_py.inspect.plan_diff import diff_plans
-from vamc_py.inspect.report_model import Fact, FunctionChange, MachineLimits, MemoryPlan, Report, Roofline, Step
+from vamc_py.inspect.report_model import Fact, MachineLimits, MemoryPlan, Report, Roofline, Step
 from vamc_py.inspect.roofline import decode_size, prefill_size, roofline
+from vamc_py.inspect.stages import changes_of_record
 from vamc_py.progress import stage, track
 from vamc_py.target.description import this_machine
 
@@ -66,8 +65,7 @@ def _steps(dump: Dump) -> Iterator[Step]:
     """What was done, in order; the trace, the build and the weights where their times are known."""
     if _TRACE in dump.times:
         yield _untold(_TRACE, "frontend", dump)
-    stages = dump.index.stages
-    for before, record in zip((None, *stages), track(stages, "passes"), strict=False):
+    for record in track(dump.index.stages, "passes"):
         yield Step(
             label=record.label,
             kind="frontend" if record.stage == "import" else record.stage,
@@ -79,7 +77,7 @@ def _steps(dump: Dump) -> Iterator[Step]:
             changed=record.changed,
             operators=record.operators,
             notes=record.notes,
-            changes=_changes(dump, before, record),
+            changes=changes_of_record(dump, record) if record.index else (),
         )
     if _BUILD in dump.times:
         yield _untold(_BUILD, "build", dump)
@@ -102,14 +100,6 @@ def _untold(label: str, kind: StepKind, dump: Dump) -> Step:
         notes=(),
         changes=(),
     )
-
-
-def _changes(dump: Dump, before: StageRecord | None, after: StageRecord) -> tuple[FunctionChange, ...]:
-    if before is None:
-        return ()
-    modules = () if before.module == after.module else diff_modules(dump.module(before), dump.module(after))
-    plan = None if before.plan == after.plan else diff_plans(dump.plan(before), dump.plan(after))
-    return (*modules, *(() if plan is None else (plan,)))
 
 
 def _measured(

@@ -17,6 +17,8 @@ import tvm
 from tvm import relax, tirx
 
 from vamc_py.inspect.kernel_source import kernel_names, tir_text
+from vamc_py.inspect.layers import tuple_fields
+from vamc_py.pipeline.graph import bindings
 from vamc_py.pipeline.program import OPERATOR_ATTRIBUTE, Program, layout
 
 _NUMBER = re.compile(r"(?<=[._\[])\d+(?=[._\]]|$)")  # the layer in model.layers.3.mlp.up_proj.weight, k_cache_3
@@ -99,7 +101,7 @@ def _counted(count: int, what: str) -> str:
 
 
 def _bindings(function: Any) -> int:
-    return sum(len(block.bindings) for block in function.body.blocks)
+    return sum(1 for _ in bindings(function))
 
 
 def _notes(program: Program) -> Iterator[str]:
@@ -121,11 +123,9 @@ def _kernels(module: Any, names: Sequence[str], graphs: Any) -> Iterator[str]:
 
 
 def _called_kernels(graph: Any) -> Iterator[str]:
-    for block in graph.body.blocks:
-        for binding in block.bindings:
-            value = binding.value
-            if isinstance(value, relax.Call):
-                yield from (a.name_hint for a in (value.op, *value.args) if isinstance(a, tvm.ir.GlobalVar))
+    for _, value in bindings(graph):
+        if isinstance(value, relax.Call):
+            yield from (a.name_hint for a in (value.op, *value.args) if isinstance(a, tvm.ir.GlobalVar))
 
 
 def _signature(kernel: Any) -> str:
@@ -227,10 +227,11 @@ class _Text:
 
 def _tuple_members(function: Any, program: Program) -> dict[str, list[str]]:
     """Names of what the tuples hold that bundle-parameters makes: of the weights, the last one, those of the plan."""
-    tuples = [p for p in function.params if isinstance(p.ty, relax.TupleType)]
-    members = {p.name: [f"{p.name}[{index}]" for index in range(len(p.ty.fields))] for p in tuples}
-    if tuples and len(tuples[-1].ty.fields) == len(program.plan.recipes):
-        members[tuples[-1].name] = list(program.plan)
+    members = tuple_fields(function)
+    if members:
+        last = next(reversed(members))
+        if len(members[last]) == len(program.plan.recipes):
+            members[last] = list(program.plan)
     return members
 
 

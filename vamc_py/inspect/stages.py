@@ -49,8 +49,15 @@ def changes_of_stage(stage: StageOf) -> tuple[FunctionChange, ...]:
         raise UserError(
             f"{stage.dump.folder}: nothing stands before {stage.record.label}; name a later stage, or two stages"
         )
-    before = StageOf(stage.dump, stage.dump.index.stages[stage.record.index - 1])
-    return changes_of_programs(before.program, stage.program)
+    return changes_of_record(stage.dump, stage.record)
+
+
+def changes_of_record(dump: Dump, after: StageRecord) -> tuple[FunctionChange, ...]:
+    """What the pass of a stage, which is not the import, changed. Files that the stages share are not read."""
+    before = dump.index.stages[after.index - 1]
+    modules = () if before.module == after.module else diff_modules(dump.module(before), dump.module(after))
+    plan = None if before.plan == after.plan else diff_plans(dump.plan(before), dump.plan(after))
+    return (*modules, *(() if plan is None else (plan,)))
 
 
 def changes_between(before: StageOf, after: StageOf) -> tuple[FunctionChange, ...]:

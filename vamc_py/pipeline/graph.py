@@ -7,7 +7,7 @@ defines it, the same function with other parameters — is here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tvm import relax
@@ -25,11 +25,10 @@ class Graph:
         self.parameters: list[Any] = list(function.params)
         self.values: dict[Any, Any] = {}
         self.users: dict[Any, list[Any]] = defaultdict(list)
-        for block in function.body.blocks:
-            for binding in block.bindings:
-                self.values[binding.var] = binding.value
-                for used in variables(binding.value):
-                    self.users[used].append(binding.var)
+        for var, value in bindings(function):
+            self.values[var] = value
+            for used in variables(value):
+                self.users[used].append(var)
         self.result: Any = function.body.body
 
     def parameter(self, name: str) -> Any:
@@ -140,6 +139,13 @@ class Graph:
             stack.append((var, True))
             stack.extend((used, False) for used in reversed(variables(self.values[var])) if used not in done)
         return order
+
+
+def bindings(function: Any) -> Iterator[tuple[Any, Any]]:
+    """(variable, value) of every binding, in order."""
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            yield binding.var, binding.value
 
 
 def operator_name(value: Any) -> str:

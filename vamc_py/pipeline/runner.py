@@ -78,6 +78,13 @@ def labels(names: Sequence[str]) -> list[str]:
     return result
 
 
+def run_pass(index: int, step: Planned, program: Program, context: Context) -> PassRun:
+    """Runs one pass of a pipeline and times it."""
+    started = time.perf_counter()
+    after = step.one.apply(program, context)
+    return PassRun(index, step, program, after, time.perf_counter() - started)
+
+
 def run_passes(
     program: Program,
     pipeline: Sequence[Planned],
@@ -96,12 +103,10 @@ def run_passes(
     for index, step in enumerate(pipeline, 1):
         for observer in observers:
             observer.before(index, step, program)
-        started = time.perf_counter()
-        changed = step.one.apply(program, context)
-        run = PassRun(index, step, program, changed, time.perf_counter() - started)
+        run = run_pass(index, step, program, context)
         for observer in observers:
             observer.after(run)
-        program = changed
+        program = run.after
         if step.label == until:
             break
     return program

@@ -88,10 +88,10 @@ def _blocks(recipe: Recipe, source: TensorSource, shapes: Mapping[str, Sequence[
             for tensor, start, count in zip(recipe.sources, starts, rows, strict=False)
             if start < last and first < start + count
         ]
-        yield _made(_stacked(pieces), recipe, f"{', '.join(recipe.sources)}: rows {first} to {last - 1}", name)
+        yield _made(stacked(pieces), recipe, f"{', '.join(recipe.sources)}: rows {first} to {last - 1}", name)
 
 
-def _stacked(pieces: Sequence[Array]) -> Array:
+def stacked(pieces: Sequence[Array]) -> Array:
     """The pieces below each other; in float32 where a checkpoint mixes types, which numpy does not know how to join."""
     if len({piece.dtype for piece in pieces}) > 1:
         pieces = [piece.astype(np.float32) for piece in pieces]
