@@ -1,5 +1,6 @@
 # make demo   set up, compile SmolLM2 to int8, and ask it for the capital of France
 # make test   set up, check style and types, run the tests
+# make benchmark   set up other engines and compare (an hour; BENCHMARK="--rounds 2" passes options on)
 #
 # Needs Python 3.11 or newer, make, and a package registry that pip reaches. PYTHON=… chooses the interpreter.
 
@@ -13,7 +14,7 @@ DEMO_MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEMO_ARTIFACT := vacc_deploy/$(shell sed -n 's/^name: *\([^ #]*\).*/\1/p' $(DEMO_CONFIG))
 DEMO_QUESTION := What is the capital of France?
 
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test lint types bench benchmark clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +36,9 @@ types: $(VENV)/.test
 bench: $(DEMO_ARTIFACT)/manifest.json
 	$(BIN)/vamc-py bench $(DEMO_ARTIFACT)
 
+benchmark: $(VENV)/.benchmark
+	$(BIN)/python benchmarks/run.py $(BENCHMARK)
+
 # The artifact is compiled when it is missing or older than its YAML; remove its folder after changing the compiler.
 $(DEMO_ARTIFACT)/manifest.json: $(DEMO_CONFIG) | $(DEMO_MODEL) $(VENV)/.compile
 	$(BIN)/vamc-py compile $(DEMO_CONFIG)
@@ -49,7 +53,8 @@ $(DEMO_MODEL): | $(VENV)/.compile
 	mkdir -p $(@D)
 	ln -sf "$$($(BIN)/python -c '$(FIND_GGUF)')" $@
 
-# Stamps: .python (an interpreter that is new enough), .compile (what compiles and runs), .test (that and the test tools).
+# Stamps: .python (an interpreter that is new enough), .compile (what compiles and runs), .test (that and the test tools),
+# .benchmark (what compiles, runs and draws).
 $(VENV)/.python:
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON) here: set PYTHON to a Python 3.11 or newer" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -63,6 +68,10 @@ $(VENV)/.compile: pyproject.toml constraints.txt | $(VENV)/.python
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.python
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $@ $(VENV)/.compile
+
+$(VENV)/.benchmark: pyproject.toml constraints.txt | $(VENV)/.python
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[compile,benchmarks]"
 	@touch $@ $(VENV)/.compile
 
 # Only what this Makefile made: other models and artifacts stay.

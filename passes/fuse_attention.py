@@ -94,6 +94,7 @@ def _fused(graph: Graph, call: Any) -> Any | None:
         head_dim=int(shape(q)[2]),
         scale=call.attrs["scale"],
         epsilon=epsilons.pop() if epsilons else 0.0,
+        products=call.attrs["products"],
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from vamc_py.dialect import linear
+from vamc_py.dialect import LinearCall
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph
 from vamc_py.pipeline.matching import same_shape, shape
@@ -40,6 +40,6 @@ class Module:
                 if call is None or call.attrs["residual"] or graph.only_user(graph.origin(product)) != var:
                     continue
                 if same_shape(shape(product), shape(other)):
-                    graph.replace(var, linear(*call.args, other, bias=call.attrs["bias"], residual=True))
+                    graph.replace(var, replace(LinearCall.of(call), residual=other).make())
                     break
         return program.with_function(graph.rebuild())

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tvm import relax
 
-from vamc_py.dialect import linear
+from vamc_py.dialect import LinearCall, linear
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph
 from vamc_py.pipeline.matching import shape
@@ -66,7 +66,7 @@ def _groups(graph: Graph, weights: list[Any]) -> dict[tuple[Any, bool], list[Any
     groups: dict[tuple[Any, bool], list[Any]] = defaultdict(list)
     own = {w for w in weights if str(w.ty.dtype) == "float32" and len(graph.users[w]) == 1 and not graph.is_result(w)}
     for var, call in graph.calls("relax.vamc.linear"):
-        if own.issuperset(call.args[1:]) and not call.attrs["residual"]:
+        if own.issuperset(call.args[1:]) and not call.attrs["residual"] and LinearCall.of(call).prologue == "none":
             groups[graph.origin(call.args[0]), bool(call.attrs["bias"])].append(var)
     return {key: members for key, members in groups.items() if len(members) > 1}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from tvm import relax
 
-from vamc_py.dialect import embedding, linear
+from vamc_py.dialect import LinearCall, embedding
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph
 from vamc_py.pipeline.matching import shape
@@ -21,8 +21,7 @@ class QuantizeInt8(Pass):
     """Per output row, symmetric, round to nearest: scale = max|w| / 127, on every linear layer of the decoder.
 
     ``lm_head`` takes the output projection and the embedding too (one table when they are tied). The activations stay
-    float in the graph (w8a16): how a kernel multiplies them is its own affair. Weights that another operator reads as
-    well keep their type.
+    float in the graph (w8a16) until quantize-activations. Weights that another operator reads as well keep their type.
     """
 
     lm_head: bool = True
@@ -59,10 +58,8 @@ class Module:
         for var, call in graph.calls("relax.vamc.linear"):
             weight = call.args[1]
             if weight in chosen:
-                optional = (values[weight], scales[weight], *call.args[2:])
-                graph.replace(
-                    var, linear(call.args[0], *optional, bias=call.attrs["bias"], residual=call.attrs["residual"])
-                )
+                quantized = replace(LinearCall.of(call), weight=values[weight], scale=scales[weight])
+                graph.replace(var, quantized.make())
         for var, call in graph.calls("relax.vamc.embedding"):
             if call.args[1] in chosen:
                 graph.replace(var, embedding(call.args[0], values[call.args[1]], scales[call.args[1]]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -45,11 +45,12 @@ class Module:
 
     def apply(self, program: Program, context: Context) -> Program:
         module = importlib.import_module(f"vamc_py.schedules.{context.target.kind}.select")
-        return _Selection(program, cast(KernelChoice, module.select)).run()
+        select = cast(KernelChoice, module.select)
+        return _Selection(program, lambda call: select(call, context.target.features)).run()
 
 
 class _Selection:
-    def __init__(self, program: Program, select: KernelChoice) -> None:
+    def __init__(self, program: Program, select: Callable[[Any], Kernel | None]) -> None:
         self.program = program
         self.select = select
         self.graph = Graph(program.function)
@@ -110,6 +111,8 @@ class _Selection:
             # Opaque (8) to TVM's own fusion; private, as the factories name all kernels of a kind alike.
             function = kernel.function.with_attr("op_pattern", 8).without_attr("global_symbol")
             function = function.with_attr(OPERATOR_ATTRIBUTE, operator.removeprefix("relax.").removeprefix("vamc."))
+            for name, value in kernel.attributes.items():
+                function = function.with_attr(name, value)
             self.symbols[kernel.function] = self.builder.add_func(function, kernel.name)
         return self.symbols[kernel.function]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from tvm import relax
 
-from vamc_py.dialect import linear, rms_norm
+from vamc_py.dialect import LinearCall, rms_norm
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph
 from vamc_py.pipeline.matching import reaches_end, same_dimension, shape, static
@@ -59,7 +59,7 @@ class Module:
         else:
             slice_ = graph.bind(_slice_last(norm.args[0]), "last_token")
             new = graph.bind(rms_norm(slice_, norm.args[1], epsilon=norm.attrs["epsilon"]), "last_norm")
-        graph.replace(graph.origin(logits), linear(new, *head.args[1:], bias=head.attrs["bias"]))
+        graph.replace(graph.origin(logits), replace(LinearCall.of(head), x=new).make())
         return program.with_function(graph.rebuild())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ class Kernel:
     function: Any  # tvm.tirx.PrimFunc
     packed: Mapping[int, PackedWeight] = field(default_factory=dict)  # by position of the argument
     in_place: tuple[int, ...] = ()  # positions of arguments that the kernel changes
+    attributes: Mapping[str, str | int] = field(default_factory=dict)  # of the PrimFunc, for those who measure it
 
 
-KernelChoice = Callable[[Any], Kernel | None]  # relax.Call -> its kernel, None where there is none
+# relax.Call, the CPU features of the target -> the call's kernel, None where there is none
+KernelChoice = Callable[[Any, Collection[str]], Kernel | None]

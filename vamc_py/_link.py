@@ -1,6 +1,7 @@
 """Link a compiled module's object files to mod.so: with the machine's C compiler, else with Zig's from PyPI.
 
-The same objects linked by the same linker give the same bytes, wherever they lie.
+``thread_pool.c`` is compiled along with them: every module brings the threads of its parallel loops. The same objects
+linked by the same compiler give the same bytes, wherever they lie.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from vamc_py.errors import UserError
 Link = Callable[[str, list[str], list[str] | None], None]
 
 C_COMPILERS = ("cc", "gcc", "clang")
+THREAD_POOL = Path(__file__).parent / "thread_pool.c"
 ZIG_GLIBC = "2.28"  # the glibc of TVM's own wheels: where they run, mod.so runs
 
 
@@ -54,11 +56,14 @@ def find_linker() -> list[str]:
 
 
 def link_shared(command: Sequence[str], output: str | Path, objects: Sequence[str]) -> None:
-    """Link ``objects`` to the shared library ``output``; UserError with the linker's own words where it fails.
+    """Link ``objects`` and the thread pool to the shared library ``output``; UserError with the linker's own words.
 
-    The build id goes, as some linkers draw it at random; the symbols stay, for profilers.
+    The build id goes, as some linkers draw it at random; the symbols stay, for profilers. The library stays loaded to
+    the end of a process, since threads run in it.
     """
-    arguments = [*command, "-shared", "-fPIC", "-Wl,--build-id=none", "-o", str(output), *objects, "-lm"]
+    pool = ["-std=gnu11", "-O2", str(THREAD_POOL)]
+    options = ["-shared", "-fPIC", "-Wl,--build-id=none", "-Wl,-z,nodelete"]
+    arguments = [*command, *options, "-o", str(output), *pool, *objects, "-lm", "-lpthread"]
     done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     if done.returncode != 0:
         raise UserError(

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from vamc_py.activation import Activation
 from vamc_py.artifact.manifest import (
     CONFIG_FILE,
     IR_DIR,
@@ -24,18 +25,26 @@ from vamc_py.artifact.manifest import (
 )
 from vamc_py.artifact.write import ArtifactWriter, built_with
 from vamc_py.checkpoint import Checkpoint, check_tensors, open_checkpoint
-from vamc_py.config import Config, LoadedConfig, check_compilable
+from vamc_py.config import Config, LoadedConfig, check_activation, check_compilable, check_wide
 from vamc_py.errors import ConfigError
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.inspect.dump_writer import DumpWriter
 from vamc_py.inspect.watch import Inspection
 from vamc_py.pipeline.base import Context
 from vamc_py.pipeline.fault_finder import FaultKeeper
-from vamc_py.pipeline.program import ONE_SLOT_ATTRIBUTE, Program, attribute, layout
+from vamc_py.pipeline.program import (
+    ACTIVATION_ATTRIBUTE,
+    ONE_SLOT_ATTRIBUTE,
+    WIDE_ROWS_ATTRIBUTE,
+    Program,
+    attribute,
+    layout,
+)
 from vamc_py.pipeline.resolve import resolve_pipeline
 from vamc_py.pipeline.runner import Observer, Planned, run_passes
 from vamc_py.progress import stage, stage_times, track
-from vamc_py.target.description import TargetDescription, this_machine
+from vamc_py.target.description import TargetDescription, target_for
+from vamc_py.target.used_features import used_features
 from vamc_py.weights.execute import Expected, write_parameters
 
 if TYPE_CHECKING:
@@ -80,6 +89,7 @@ def compile_config(loaded: LoadedConfig, inspection: Inspection | None = None) -
                 # LLVM works through a large module of the compiler here; nothing of the checkpoint is in memory yet.
                 from vamc_py.pipeline.build import build_module, export_module
 
+                target = target.using(used_features(lowered.program.module, target))
                 export_module(build_module(lowered.program, target), writer.path(MODULE_FILE), link)
         with stage("weights"):
             parameters, digest = _write_weights(lowered, checkpoint, writer.path(PARAMETERS_FILE))
@@ -110,13 +120,20 @@ def _prepare(loaded: LoadedConfig, inspection: Inspection) -> tuple[tuple[Planne
     check_compilable(loaded)
     pipeline = resolve_pipeline(loaded)
     inspection.check(pipeline)
-    return pipeline, this_machine(loaded.config.backend.dtype)
+    return pipeline, target_of(loaded)
+
+
+def target_of(loaded: LoadedConfig) -> TargetDescription:
+    """What the configuration compiles for. ConfigError where the target lacks what the configuration asks for."""
+    target = target_for(loaded.config.backend.target, loaded.config.backend.dtype)
+    check_activation(loaded, bf16=target.instruction_set.bf16)
+    return target
 
 
 def _open(loaded: LoadedConfig) -> tuple[Checkpoint, ModelConfig]:
     with stage("checkpoint"):
         checkpoint, model = open_model(loaded.config)
-        check_context(loaded, model)
+        check_model(loaded, model)
     return checkpoint, model
 
 
@@ -131,8 +148,11 @@ def open_model(config: Config) -> tuple[Checkpoint, ModelConfig]:
     return checkpoint, model
 
 
-def check_context(loaded: LoadedConfig, model: ModelConfig) -> None:
-    """ConfigError when a sequence could grow beyond the positions that the model's rotary embedding is meant for."""
+def check_model(loaded: LoadedConfig, model: ModelConfig) -> None:
+    """ConfigError when a sequence could grow beyond the positions that the model's rotary embedding is meant for, or
+    where the configuration speaks of weights that the model does not have."""
+    tensors = expected_tensors(model)
+    check_wide(loaded, [name for name in tensors if len(tensors[name]) == 2], tied=model.tied_embedding)
     context = loaded.config.context_length
     if context > model.max_positions:
         raise ConfigError(
@@ -241,6 +261,8 @@ def _manifest(
             outputs=(logits,),
         ),
         one_slot_a_step=bool(attribute(lowered.step.function, ONE_SLOT_ATTRIBUTE, 0)),
+        activation=_activation(lowered.step.function, target),
+        wide_rows=attribute(lowered.step.function, WIDE_ROWS_ATTRIBUTE, 0),
         parameters=tuple(parameters),
         files={},
         built_with=built_with(),
@@ -250,6 +272,13 @@ def _manifest(
         },
         slow_operators=lowered.program.notes,
     )
+
+
+def _activation(step: Any, target: TargetDescription) -> Activation | None:
+    if target.dtype != "int8":
+        return None
+    said = (step.attrs or {}).get(ACTIVATION_ATTRIBUTE, "int16")
+    return cast(Activation, str(said))
 
 
 def _spec(var: object) -> TensorSpec:

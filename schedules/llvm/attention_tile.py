@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,36 +10,67 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from .math import keep
-from .simd import LANES, Expr
+from .simd import LANES, Expr, current
 
 REGISTERS = 24
-"""Vector accumulators in the innermost loops; the other 8 of the 32 registers hold operands."""
+"""Most vector accumulators in an innermost loop; the other 8 of AVX-512's 32 registers hold operands."""
 
 
 @dataclass(frozen=True)
 class AttentionTile:
-    """The decisions of `cached_attention` that a tuner may change. Only `block` and `chunk` change the last bits."""
+    """The decisions of `cached_attention` that a tuner may change. Only `block` and `chunk` change bits where products
+    are float32, only `wide_block` where they are bfloat16; `split_tokens` decides which of the two a token gets.
+    """
 
-    tokens: int = 12
-    """Tokens of one slot that go through the cache together; with the group's heads they are the rows of a tile."""
-    rows: int = 6
-    """Rows of a tile held in registers at once."""
+    tokens: int | None = None
+    """Most tokens of one slot that go through the cache together; None: as many as give about `TILE_ROWS` rows."""
+    rows: int = 12
+    """Rows of a tile (its tokens times the heads of a group) held in registers at once."""
     heads: int = 12
     """Heads held in registers at once where a token goes alone."""
+    registers: int = REGISTERS
+    """Vector accumulators of 16 lanes that the innermost loops may have."""
     block: int = 64
     """Positions between two updates of the running maximum; a multiple of 16."""
     chunk: int = 256
     """Positions after which a partial result is closed and merged: the unit in which threads share a long context."""
+    wide_block: int = 256
+    """Positions between two updates of the running maximum in tiles that multiply in bfloat16; a multiple of 16."""
     split_tokens: int = 8
-    """Batches of up to so many tokens are spread over the threads by chunk, too."""
+    """Slots with up to so many tokens in the batch have them go alone, and batches of up to so many tokens are spread
+    over the threads by chunk, too.
+    """
 
     def __post_init__(self) -> None:
-        if min(self.tokens, self.rows, self.heads, self.block, self.chunk) < 1 or self.split_tokens < 0:
+        sizes = (self.tokens or 1, self.rows, self.heads, self.block, self.chunk, self.wide_block)
+        if min(sizes) < 1 or self.split_tokens < 0:
             raise ValueError(f"the sizes of an attention tile are positive: {self}")
-        if max(self.rows, self.heads) > REGISTERS:
-            raise ValueError(f"{max(self.rows, self.heads)} rows do not fit in {REGISTERS} registers")
-        if self.block % LANES or self.chunk % self.block:
+        if max(self.rows, self.heads) > self.registers:
+            raise ValueError(f"{max(self.rows, self.heads)} rows do not fit in {self.registers} registers")
+        if self.block % LANES or self.wide_block % LANES or self.chunk % self.block:
             raise ValueError(f"a block is whole vectors of {LANES} positions and a chunk whole blocks: {self}")
+
+    @staticmethod
+    def default() -> AttentionTile:
+        """The tile for the instruction set that kernels are now written for."""
+        if current().avx512:
+            return AttentionTile()
+        return AttentionTile(rows=6, heads=6, registers=6)
+
+    def most_tokens(self, group: int) -> int:
+        """Most tokens of a tile where `group` heads share a key: whole steps of `rows` rows, if it is for us to say."""
+        if self.tokens is not None:
+            return self.tokens
+        unit = self.token_unit(group)
+        return max(1, round(TILE_ROWS / (unit * group))) * unit
+
+    def token_unit(self, group: int) -> int:
+        """The fewest tokens that fill the registers without a rest."""
+        return self.rows // math.gcd(self.rows, group)
+
+
+TILE_ROWS = 264
+"""Rows that share one conversion of keys and values; more of them would not fit into the second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -94,26 +126,6 @@ class Batch:
 
     def slot(self, token: Expr) -> Expr:
         return T.cast(self.slots[token], "int64")
-
-
-@dataclass(frozen=True)
-class Partial:
-    """Softmax results that are not divided yet, by row: sum(p * v), the maximum they refer to, and sum(p) in 16
-    parts.
-    """
-
-    out: Any
-    top: Any
-    total: Any
-    at: tuple[Expr, ...] = ()
-    """Leading indices of the three buffers."""
-
-    @staticmethod
-    def allocate(*lead: Expr, rows: Expr, head_dim: int) -> tuple[Any, Any, Any]:
-        """Emit the three buffers."""
-        shapes = ((*lead, rows, head_dim), (*lead, rows), (*lead, rows, LANES))
-        out, top, total = (workspace(*shape) for shape in shapes)
-        return out, top, total
 
 
 def workspace(*shape: Expr, dtype: str = "float32") -> Any:

@@ -9,13 +9,15 @@ from tvm.script import tirx as T
 from . import simd
 from .gemm import LinearTile, Output, Place, walk
 from .layout import PANEL
+from .prologue import RowSource, written_rows
 from .simd import BYTES, LANES, Expr
 
 TILE = LinearTile(rows=6, stream_rows=2)
 
 
-def emit_float(x: Any, weight: Any, output: Output, n: Expr, columns: int, tile: LinearTile) -> None:
-    """Emit the kernel: x float32[n, columns] times the packed float16, bfloat16 (uint16) or float32 weight."""
+def emit_float(source: RowSource, weight: Any, output: Output, n: Expr, columns: int, tile: LinearTile) -> None:
+    """Emit the kernel: the n rows of `source` times the packed float16, bfloat16 (uint16) or float32 weight."""
+    x = written_rows(source, n)
     walk(n, output.features, tile, lambda place: _tile(x, weight, output, columns, place))
 
 

@@ -16,14 +16,14 @@ from typing import Any
 from tvm.script import tirx as T
 
 from . import simd
-from .gemm import LinearTile, Output, Place, walk
+from .gemm import LinearTile, Output, Place, Steps, walk
 from .layout import PANEL, QUAD, ZERO_POINT
+from .prologue import RowSource, each_row, kept_row
 from .simd import BYTES, LANES, Expr
 
 LARGEST = 32512  # the largest |a|: 127 * 256, so that the high digit fits
 TINY = 1e-30  # a row below this is zero: its scale's inverse would overflow
-TILE = LinearTile(rows=2, longest=3)
-PARALLEL_ROWS = 16  # from here on, quantizing the rows is worth waking the threads
+TILE = LinearTile(rows=3, row_block=48)
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Digits:
     """float32[n]: s."""
 
 
-def emit_int8(x: Any, weight: Any, output: Output, n: Expr, columns: int, tile: LinearTile) -> None:
-    """Emit the kernel: x float32[n, columns] times the packed weight into `output`."""
+def emit_int8(source: RowSource, weight: Any, output: Output, n: Expr, columns: int, tile: LinearTile) -> None:
+    """Emit the kernel: the n rows of `source` times the packed weight into `output`."""
     # One line more than the row needs: rows a multiple of 4096 bytes apart would all fall into one set of the cache.
     stride = -(-columns // BYTES) * BYTES + BYTES
     digits = Digits(
@@ -47,39 +47,42 @@ def emit_int8(x: Any, weight: Any, output: Output, n: Expr, columns: int, tile: 
         simd.named("offsets", T.alloc_buffer((n * 2,), "int32")),
         simd.named("scales", T.alloc_buffer((n,), "float32")),
     )
-    with T.If(n < PARALLEL_ROWS):
-        with T.Then(), T.serial(0, n) as row:
-            _quantize(x, row, columns, digits)
-        with T.Else(), T.parallel(0, n) as row:
-            _quantize(x, row, columns, digits)
-    walk(n, output.features, tile, lambda place: _tile(digits, weight, output, columns, place))
+    each_row(n, lambda row: _quantize(kept_row(source, row), row, digits))
+    steps = Steps(-(-columns // QUAD), -(-tile.part // QUAD), sums=2)
+    walk(n, output.features, tile, lambda place: _tile(digits, weight, output, columns, place), steps)
 
 
 def _tile(digits: Digits, weight: Any, output: Output, columns: int, place: Place) -> None:
     sums = [[simd.scratch((LANES,), "int32") for _ in place.columns] for _ in range(2 * place.rows)]
+    first, count = (T.int32(0), -(-columns // QUAD)) if place.part is None else (place.part.first, place.part.count)
+    place.resume(sums, lambda r: simd.splat(digits.offsets[place.row * 2 + r]))
+    place.each_step(first, count, lambda step: _step(digits, weight, place, step, sums))
+
+    def finish() -> None:
+        for r in range(place.rows):
+            scale = T.bind(digits.scales[place.row + r])
+            for (panel, v), low, high in zip(place.columns, sums[2 * r], sums[2 * r + 1], strict=True):
+                digit_sums = [T.cast(simd.load(total, 0), "float32x16") for total in (low, high)]
+                value = simd.fma(digit_sums[1], simd.splat(256.0), digit_sums[0])
+                output.write(value, scale, place.row + r, panel, v)
+
+    place.suspend(sums, finish)
+
+
+def _step(digits: Digits, weight: Any, place: Place, step: Expr, sums: list[list[Any]]) -> None:
+    """Emit four columns of the tile."""
+    weights = [T.bind(simd.load(weight, panel, step, v, 0, 0, count=BYTES)) for panel, v in place.columns]
+    for panel, at, line in place.prefetch(step, PANEL * QUAD // BYTES):
+        simd.prefetch(weight, panel, at, line, 0, 0)
     for r, row_sums in enumerate(sums):
-        for total in row_sums:
-            simd.store(total, simd.splat(digits.offsets[place.row * 2 + r]), 0)
-    with T.serial(0, -(-columns // QUAD)) as step:
-        simd.named("step", step)
-        weights = [T.bind(simd.load(weight, panel, step, v, 0, 0, count=BYTES)) for panel, v in place.columns]
-        for panel, at, line in place.prefetch(step, PANEL * QUAD // BYTES):
-            simd.prefetch(weight, panel, at, line, 0, 0)
-        for r, row_sums in enumerate(sums):
-            digit = T.bind(simd.quad(digits.rows, place.row * 2 + r, step * QUAD))
-            for total, weights_of_column in zip(row_sums, weights, strict=True):
-                simd.store(total, simd.dot_u8s8(simd.load(total, 0), weights_of_column, digit), 0)
-    for r in range(place.rows):
-        scale = T.bind(digits.scales[place.row + r])
-        for (panel, v), low, high in zip(place.columns, sums[2 * r], sums[2 * r + 1], strict=True):
-            digit_sums = [T.cast(simd.load(total, 0), "float32x16") for total in (low, high)]
-            value = simd.fma(digit_sums[1], simd.splat(256.0), digit_sums[0])
-            output.write(value, scale, place.row + r, panel, v)
+        digit = T.bind(simd.quad(digits.rows, place.row * 2 + r, step * QUAD))
+        for total, weights_of_column in zip(row_sums, weights, strict=True):
+            simd.store(total, simd.dot_u8s8(simd.load(total, 0), weights_of_column, digit), 0)
 
 
-def _quantize(x: Any, row: Expr, columns: int, digits: Digits) -> None:
+def _quantize(source: RowSource, row: Expr, digits: Digits) -> None:
     """Emit the digits, offsets and scale of one row. NaN and infinity in x become NaN or infinity in the scale."""
-    largest = T.bind(_largest(x, row, columns))
+    largest = T.bind(_largest(source))
     zero = T.bind(largest < T.float32(TINY))
     inverse = T.bind(T.Select(zero, T.float32(0), T.float32(LARGEST) / largest))
     T.buffer_store(digits.scales, T.Select(zero, T.float32(0), largest * T.float32(1 / LARGEST)), [row])
@@ -88,9 +91,7 @@ def _quantize(x: Any, row: Expr, columns: int, digits: Digits) -> None:
         simd.store(totals, T.broadcast(T.int32(0), LANES), digit, 0)
 
     def split(piece: Expr, column: Expr) -> None:
-        # Adding 1.5 * 2**23 rounds to an integer, half to even, and leaves it in the low bits of the float.
-        shifted = simd.bits(simd.fma(piece, simd.splat(inverse), simd.splat(12582912.0)), "int32x16")
-        whole = T.bind(shifted - T.broadcast(T.int32(0x4B400000), LANES))
+        whole = T.bind(rounded(piece, inverse))
         eight = T.broadcast(T.int32(8), LANES)
         high = T.bind(T.shift_right(whole + T.broadcast(T.int32(128), LANES), eight))
         low = T.bind(whole - T.shift_left(high, eight))
@@ -98,32 +99,31 @@ def _quantize(x: Any, row: Expr, columns: int, digits: Digits) -> None:
             simd.store(digits.rows, T.cast(value, "int8x16"), row * 2 + digit, column)
             simd.store(totals, simd.load(totals, digit, 0) + value, digit, 0)
 
-    _each_vector(x, row, columns, split)
+    source.each(split)
     for digit in (0, 1):
         total = simd.fold_sum(simd.load(totals, digit, 0), "int32")
         T.buffer_store(digits.offsets, total * -ZERO_POINT, [row * 2 + digit])
 
 
-def _largest(x: Any, row: Expr, columns: int) -> Expr:
-    """max|x| of a row, compared as integers: that order is the same, and puts NaN above infinity."""
+def _largest(source: RowSource) -> Expr:
+    """max|x| of a row."""
     largest = simd.scratch((LANES,), "uint32")
     simd.store(largest, T.broadcast(T.uint32(0), LANES), 0)
 
     def compare(piece: Expr, _column: Expr) -> None:
-        magnitude = simd.bits(piece, "uint32x16") & T.broadcast(T.uint32(0x7FFFFFFF), LANES)
-        simd.store(largest, T.max(simd.load(largest, 0), magnitude), 0)
+        simd.store(largest, T.max(simd.load(largest, 0), magnitude(piece)), 0)
 
-    _each_vector(x, row, columns, compare)
+    source.each(compare)
     return simd.bits(simd.fold(simd.load(largest, 0), T.max, "uint32"), "float32")
 
 
-def _each_vector(x: Any, row: Expr, columns: int, emit: Any) -> None:
-    """`emit(piece, column)` for each 16 columns of a row, the last ones filled up with zeros."""
-    with T.serial(0, columns // LANES) as i:
-        emit(T.bind(simd.load(x, row, i * LANES)), i * LANES)
-    if rest := columns % LANES:
-        last = simd.scratch((LANES,), "float32")
-        simd.store(last, simd.splat(0.0), 0)
-        with T.serial(0, rest) as i:
-            T.buffer_store(last, x[row, columns - rest + i], [i])
-        emit(T.bind(simd.load(last, 0)), T.int32(columns - rest))
+def magnitude(piece: Expr) -> Expr:
+    """|x| of a float32x16 as integers uint32x16, whose order is the same and puts NaN above infinity."""
+    return simd.bits(piece, "uint32x16") & T.broadcast(T.uint32(0x7FFFFFFF), LANES)
+
+
+def rounded(piece: Expr, factor: Expr) -> Expr:
+    """piece * factor, below 2**22, rounded once to an integer, half to even: float32x16 and a float32, as int32x16."""
+    # Adding 1.5 * 2**23 rounds to an integer and leaves it in the low bits of the float.
+    shifted = simd.bits(simd.fma(piece, simd.splat(factor), simd.splat(12582912.0)), "int32x16")
+    return shifted - T.broadcast(T.int32(0x4B400000), LANES)

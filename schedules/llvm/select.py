@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
+from tvm.tirx import PrimFunc
+
+from vamc_py.dialect import LinearCall
 from vamc_py.pipeline.graph import operator_name
 from vamc_py.pipeline.matching import constant, same_shape, shape
+from vamc_py.pipeline.program import (
+    ACTIVATION_ATTRIBUTE,
+    PRODUCTS_ATTRIBUTE,
+    PROLOGUE_ATTRIBUTE,
+    WIDE_ROWS_ATTRIBUTE,
+)
 from vamc_py.schedules.kernel import Kernel, PackedWeight
-from vamc_py.schedules.llvm import attention, elementwise, embedding, linear, rms_norm, rotary, rows, swiglu
+from vamc_py.schedules.llvm import attention, elementwise, embedding, linear, rms_norm, rotary, rows, simd, swiglu
 from vamc_py.schedules.llvm.layout import PANEL, Array, pack_rows, packed_dtype, packed_shape
 
 
@@ -25,10 +34,13 @@ class PackPanels:
         return pack_rows(block)
 
 
-def select(call: Any) -> Kernel | None:
-    """The kernel for a call on rows (float32 [n, …]), None where there is none."""
+def select(call: Any, features: Collection[str]) -> Kernel | None:
+    """The kernel for a call on rows (float32 [n, …]) on a CPU with these features, None where there is none."""
     rule = _RULES.get(operator_name(call))
-    return rule(call) if rule else None
+    if rule is None:
+        return None
+    with simd.using(simd.InstructionSet.of(features)):
+        return rule(call)
 
 
 def _width(expression: Any) -> int:
@@ -45,27 +57,61 @@ def _packed(weight: Any) -> PackedWeight:
     return PackedWeight(packed_shape(n, k, dtype), packed_dtype(dtype), PackPanels())
 
 
-# The factories are cached: layers of one shape share one kernel, which is then generated and compiled once.
-_linear = cache(linear.linear)
-_embedding = cache(embedding.embedding)
-_attention = cache(attention.cached_attention)
-_rms_norm = cache(rms_norm.rms_norm)
-_swiglu = cache(swiglu.swiglu)
-_rotary = cache(rotary.rotary)
-_rotary_angles = cache(rotary.rotary_angles)
-_select_rows = cache(rows.select_rows)
-_gather_table = cache(rows.gather_table)
-_add = cache(elementwise.add)
+def _shared(factory: Callable[..., PrimFunc]) -> Callable[..., PrimFunc]:
+    """The factory, cached by arguments and instruction set: layers of one shape share one kernel, which is then
+    generated and compiled once."""
+
+    @cache
+    def made(_instructions: simd.InstructionSet, *sizes: Any, **options: Any) -> PrimFunc:
+        return factory(*sizes, **options)
+
+    @wraps(factory)
+    def make(*sizes: Any, **options: Any) -> PrimFunc:
+        return made(simd.current(), *sizes, **options)
+
+    return make
+
+
+_linear = _shared(linear.linear)
+_embedding = _shared(embedding.embedding)
+_attention = _shared(attention.cached_attention)
+_rms_norm = _shared(rms_norm.rms_norm)
+_swiglu = _shared(swiglu.swiglu)
+_rotary = _shared(rotary.rotary)
+_rotary_angles = _shared(rotary.rotary_angles)
+_select_rows = _shared(rows.select_rows)
+_gather_table = _shared(rows.gather_table)
+_add = _shared(elementwise.add)
 
 
 def _select_linear(call: Any) -> Kernel | None:
     if len(shape(call.args[0])) != 2:
         return None
-    n, k = (int(dimension) for dimension in shape(call.args[1]))
-    dtype = _weight_type(call.args[1])
-    bias, residual = bool(call.attrs["bias"]), bool(call.attrs["residual"])
-    name = f"linear_{dtype}_{n}x{k}" + ("_bias" if bias else "") + ("_residual" if residual else "")
-    return Kernel(name, _linear(n, k, dtype, bias=bias, residual=residual), {1: _packed(call.args[1])})
+    parts = LinearCall.of(call)
+    n, k = (int(dimension) for dimension in shape(parts.weight))
+    dtype = _weight_type(parts.weight)
+    bias, residual = parts.bias is not None, parts.residual is not None
+    function = _linear(
+        n, k, dtype,
+        bias=bias, residual=residual, activation=parts.activation, wide_rows=parts.wide_rows,
+        prologue=parts.prologue, epsilon=parts.epsilon,
+    )  # fmt: skip
+    name = f"linear_{dtype}_{n}x{k}{_endings(parts)}"
+    attributes: dict[str, str | int] = {}
+    if parts.activation != "int16":
+        attributes |= {ACTIVATION_ATTRIBUTE: parts.activation, WIDE_ROWS_ATTRIBUTE: parts.wide_rows}
+    if parts.prologue != "none":
+        attributes |= {PROLOGUE_ATTRIBUTE: parts.prologue}
+    return Kernel(name, function, {1: _packed(parts.weight)}, attributes=attributes)
+
+
+def _endings(parts: LinearCall) -> str:
+    """What a layer has beside the plain product, for the name of its kernel: "_norm_g128_residual"."""
+    prologue = {"none": None, "rms_norm": "norm"}.get(parts.prologue, parts.prologue)
+    activation = None if parts.activation == "int16" else parts.activation.removeprefix("int8_")
+    bias = None if parts.bias is None else "bias"
+    residual = None if parts.residual is None else "residual"
+    return "".join(f"_{ending}" for ending in (prologue, activation, bias, residual) if ending)
 
 
 def _select_embedding(call: Any) -> Kernel | None:
@@ -116,11 +162,13 @@ def _select_cached_attention(call: Any) -> Kernel | None:
     if len(shape(q)) != 3 or int(shape(q)[2]) % 16:
         return None
     heads, kv_heads, dim = int(shape(q)[1]), int(shape(k)[1]), int(shape(q)[2])
+    products = str(call.attrs["products"])
     function = _attention(
         heads, kv_heads, dim,
         cache_dtype=str(cache_argument.ty.dtype), scale=call.attrs["scale"], fused_qkv=False, qk_norm_eps=None,
+        products=products,
     )  # fmt: skip
-    return Kernel(f"cached_attention_{heads}_{kv_heads}x{dim}", function, in_place=(6, 7))
+    return _attention_kernel(f"cached_attention_{heads}_{kv_heads}x{dim}", function, products, (6, 7))
 
 
 def _select_qkv_attention(call: Any) -> Kernel | None:
@@ -128,12 +176,21 @@ def _select_qkv_attention(call: Any) -> Kernel | None:
     if dim % 16:
         return None
     last = len(call.args) - 1
+    products = str(call.attrs["products"])
     function = _attention(
         heads, kv_heads, dim,
         cache_dtype=str(call.args[last].ty.dtype), scale=call.attrs["scale"], fused_qkv=True,
-        qk_norm_eps=call.attrs["epsilon"] if len(call.args) == 10 else None,
+        qk_norm_eps=call.attrs["epsilon"] if len(call.args) == 10 else None, products=products,
     )  # fmt: skip
-    return Kernel(f"qkv_attention_{heads}_{kv_heads}x{dim}", function, in_place=(last - 1, last))
+    return _attention_kernel(f"qkv_attention_{heads}_{kv_heads}x{dim}", function, products, (last - 1, last))
+
+
+def _attention_kernel(name: str, function: Any, products: str, caches: tuple[int, int]) -> Kernel:
+    if products == "float32":
+        return Kernel(name, function, in_place=caches)
+    few = attention.AttentionTile.default().split_tokens  # of a slot: they multiply in float32
+    attributes: dict[str, str | int] = {PRODUCTS_ATTRIBUTE: products, WIDE_ROWS_ATTRIBUTE: few}
+    return Kernel(f"{name}_bf16", function, in_place=caches, attributes=attributes)
 
 
 def _select_add(call: Any) -> Kernel | None:

@@ -1,4 +1,7 @@
-"""Expressions for AVX-512 in directly written TIR: 16 float32 or int32 lanes, or 64 bytes, per vector.
+"""Vector expressions in directly written TIR: 16 float32 or int32 lanes, or 64 bytes, per vector.
+
+Where an instruction set matters, the functions choose by ``current()`` (see `instruction_set`), with the same bits as
+the result on each of them. Without AVX-512, LLVM makes two registers of a vector.
 
 Each function takes and returns TIR expressions and may be called from TVMScript and from plain Python that builds IR
 (an active ``IRBuilder``). Those that say so emit statements, too, and so need the builder.
@@ -17,6 +20,10 @@ import tvm
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
+
+from .instruction_set import InstructionSet as InstructionSet
+from .instruction_set import current as current
+from .instruction_set import using as using
 
 Expr: TypeAlias = Any
 """A TIR expression (tvm is untyped here)."""
@@ -68,21 +75,38 @@ def opaque(value: Expr, name: str = "opaque") -> Expr:
     return named(name, T.bind(cell[0]))
 
 
+def keep(value: Expr) -> Expr:
+    """`value` computed once. Emits a store and a binding, which LLVM removes.
+
+    A plain binding does not do: the simplifier puts a bound pure expression back wherever its variable is used, and the
+    text grows exponentially with the depth of the computation (minutes of compile time); nor does it look into memory
+    when it works on indices with symbolic divisors (minutes, too).
+    """
+    count, dtype = value.ty.dtype.lanes, value.ty.dtype
+    cell = scratch((count,), str(dtype).split("x")[0])
+    if count == 1:
+        T.buffer_store(cell, value, [0])
+        return T.bind(cell[0])
+    store(cell, value, 0, count=count)
+    return T.bind(load(cell, 0, count=count))
+
+
 def named(name: str, value: Any) -> Any:
     """`value`, a variable or buffer, which dumps of the IR show as `name`."""
     IRBuilder.name(name, value)
     return value
 
 
-def prefetch(buffer: Any, *indices: Expr) -> None:
+def prefetch(buffer: Any, *indices: Expr, write: bool = False) -> None:
     """Emit a prefetch into the second-level cache of the line at `indices`, which may lie beyond the buffer's end.
 
     Into the first level it would take the line-fill buffers from the loads at hand: measured at half the speed.
+    With `write`, the line is to be stored to soon, and is fetched as the processor's own.
     """
     number = T.llvm_lookup_intrinsic_id("llvm.prefetch.p0")
-    read, second_level, data = T.int32(0), T.int32(2), T.int32(1)
+    purpose, level, data = T.int32(int(write)), T.int32(3 if write else 2), T.int32(1)
     address = T.address_of(buffer[indices])
-    T.evaluate(T.call_llvm_intrin(number, address, read, second_level, data, dtype="void"))
+    T.evaluate(T.call_llvm_intrin(number, address, purpose, level, data, dtype="void"))
 
 
 def splat(value: Expr, count: int = LANES) -> Expr:
@@ -108,11 +132,69 @@ def widen_bfloat16(vector: Expr, count: int = LANES) -> Expr:
 
 
 def dot_u8s8(accumulator: Expr, unsigned: Expr, signed: Expr) -> Expr:
-    """vpdpbusd: int32x16 plus, in each lane, the sum of four products of uint8x64 and int8x64; wraps, never saturates.
+    """int32x16 plus, in each lane, the sum of four products of uint8x64 and int8x64; wraps, never saturates.
 
-    The signed operand is the one the processor can broadcast from memory (`quad`).
+    vpdpbusd; the processor can broadcast the signed operand (`quad`) from memory. Without VNNI it is two vpmaddwd of 16
+    bits, of the even and of the odd bytes (vpmaddubsw, the product of bytes, would saturate). LLVM computes the even
+    and odd bytes of one operand once for all products it occurs in.
     """
-    return intrinsic("llvm.x86.avx512.vpdpbusd.512", "int32x16", accumulator, unsigned, signed)
+    vnni = current().vnni
+    if vnni == "avx512":
+        return intrinsic("llvm.x86.avx512.vpdpbusd.512", "int32x16", accumulator, unsigned, signed)
+    if vnni == "avx":
+
+        def product(half: Half) -> Expr:
+            operands = half(accumulator), half(unsigned), half(signed)
+            return intrinsic("llvm.x86.avx512.vpdpbusd.256", "int32x8", *operands)
+
+        return _joined(product, "int32x16")
+    return accumulator + (
+        multiply_pairs(even_unsigned_bytes(unsigned), even_signed_bytes(signed))
+        + multiply_pairs(odd_unsigned_bytes(unsigned), odd_signed_bytes(signed))
+    )
+
+
+def multiply_pairs(a: Expr, b: Expr) -> Expr:
+    """vpmaddwd: int32x16, in each lane the sum of both products of two pairs of int16 (int16x32, int16x32)."""
+    if current().avx512:
+        return intrinsic("llvm.x86.avx512.pmaddw.d.512", "int32x16", a, b)
+    return _joined(lambda half: intrinsic("llvm.x86.avx2.pmadd.wd", "int32x8", half(a), half(b)), "int32x16")
+
+
+def even_unsigned_bytes(vector: Expr) -> Expr:
+    """Bytes 0, 2, 4, … of uint8x64, as int16x32."""
+    return bits(bits(vector, "uint16x32") & T.broadcast(T.uint16(0xFF), 32), "int16x32")
+
+
+def odd_unsigned_bytes(vector: Expr) -> Expr:
+    """Bytes 1, 3, 5, … of uint8x64, as int16x32."""
+    return bits(T.shift_right(bits(vector, "uint16x32"), T.broadcast(T.uint16(8), 32)), "int16x32")
+
+
+def even_signed_bytes(vector: Expr) -> Expr:
+    """Bytes 0, 2, 4, … of int8x64, as int16x32."""
+    return odd_signed_bytes(bits(T.shift_left(bits(vector, "uint16x32"), T.broadcast(T.uint16(8), 32)), "int8x64"))
+
+
+def odd_signed_bytes(vector: Expr) -> Expr:
+    """Bytes 1, 3, 5, … of int8x64, as int16x32."""
+    return T.shift_right(bits(vector, "int16x32"), T.broadcast(T.int16(8), 32))
+
+
+Half: TypeAlias = Callable[[Expr], Expr]
+
+
+def _joined(product: Callable[[Half], Expr], dtype: str) -> Expr:
+    """`product` of the low and of the high halves of its operands, side by side."""
+
+    def half(function: Callable[[str, Expr], Expr]) -> Half:
+        def take(vector: Expr) -> Expr:
+            whole = vector.ty.dtype
+            return function(f"{str(whole).split('x')[0]}x{whole.lanes // 2}", vector)
+
+        return take
+
+    return T.vectorcombine(dtype, product(half(T.vectorlow)), product(half(T.vectorhigh)))
 
 
 def quad(buffer: Any, *indices: Expr) -> Expr:
@@ -135,9 +217,30 @@ def exp(x: Expr) -> Expr:
     value = splat(1.0 / 5040)
     for denominator in (720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0):
         value = fma(value, rest, splat(1.0 / denominator))
-    return intrinsic(  # exact where the result is denormal or overflows, which adding to the exponent bits is not
-        "llvm.x86.avx512.mask.scalef.ps.512", "float32x16", value, whole, splat(0.0), T.int16(-1), T.int32(4)
-    )
+    return scale_exponent(value, whole)
+
+
+def scale_exponent(value: Expr, exponent: Expr) -> Expr:
+    """value * 2**exponent of float32x16, rounded once where it is denormal; 0 or inf beyond that. May emit bindings.
+
+    `exponent` is float32x16 of whole numbers from -252 to 254, and |value| is from 2**-1 to 2 (beyond it, results that
+    are denormal may be rounded twice). Where `value` is NaN the exponent may be NaN, too, and so is the result.
+    """
+    if current().avx512:
+        every_lane, current_rounding = T.int16(-1), T.int32(4)
+        name = "llvm.x86.avx512.mask.scalef.ps.512"
+        return intrinsic(name, "float32x16", value, exponent, splat(0.0), every_lane, current_rounding)
+    # Two factors, each a normal number: one would overflow where the result is denormal or 2**128. Adding 1.5 * 2**23
+    # leaves the exponent in the low bits of the float; converting a NaN to an integer would be undefined to LLVM.
+    whole = T.bind(bits(exponent + splat(12582912.0), "int32x16") - T.broadcast(T.int32(0x4B400000), LANES))
+    half = T.bind(T.shift_right(whole, T.broadcast(T.int32(1), LANES)))
+    return value * _power_of_two(half) * _power_of_two(whole - half)
+
+
+def _power_of_two(exponent: Expr) -> Expr:
+    """2**exponent as float32x16, for int32x16 from -126 to 127."""
+    biased = exponent + T.broadcast(T.int32(127), LANES)
+    return bits(T.shift_left(biased, T.broadcast(T.int32(23), LANES)), "float32x16")
 
 
 def fold(vector: Expr, combine: Callable[[Expr, Expr], Expr], dtype: str = "float32", count: int = LANES) -> Expr:
@@ -145,7 +248,7 @@ def fold(vector: Expr, combine: Callable[[Expr, Expr], Expr], dtype: str = "floa
     while count > 2:
         count //= 2
         half = f"{dtype}x{count}"
-        whole = T.bind(vector)
+        whole = keep(vector)
         vector = combine(T.vectorlow(half, whole), T.vectorhigh(half, whole))
     pair = T.bind(bits(vector, "uint64"))  # vectorlow to a scalar is a <1 x float> to LLVM, which its verifier refuses
     low = bits(T.cast(pair, "uint32"), dtype)

@@ -1,4 +1,4 @@
-"""SwiGLU: silu(gate) * up. Directly written TIR, because the exponential is a vector expression of our own."""
+"""SwiGLU over token rows: silu(gate) * up (see `prologue`)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,7 @@ from tvm.script import tirx as T
 from tvm.tirx import PrimFunc
 
 from vamc_py.schedules.llvm.launch import for_each_row
-from vamc_py.schedules.llvm.math import silu
-from vamc_py.schedules.llvm.simd import LANES, lanes
-
-
-@T.inline
-def _swiglu_row(features: int, gate: Any, gate_start: int, up: Any, up_start: int, out: Any, i: Any) -> None:
-    for v in T.serial(features // LANES):
-        out[i, lanes(v * LANES)] = silu(gate[i, lanes(gate_start + v * LANES)]) * up[i, lanes(up_start + v * LANES)]
-    for j in T.serial(features - features % LANES, features):
-        out[i, j] = gate[i, gate_start + j] / (T.float32(1) + T.exp(-gate[i, gate_start + j])) * up[i, up_start + j]
+from vamc_py.schedules.llvm.prologue import GatedRows, write_row
 
 
 def swiglu(features: int, merged: bool) -> PrimFunc:
@@ -35,7 +26,7 @@ def swiglu(features: int, merged: bool) -> PrimFunc:
 
         @T.inline
         def row(i: Any) -> None:
-            _swiglu_row(features, gate_up, 0, gate_up, features, out, i)
+            write_row(GatedRows(gate_up, 0, gate_up, features, features), i, out, i)
 
         for_each_row(n, features, row)
 
@@ -49,7 +40,7 @@ def swiglu(features: int, merged: bool) -> PrimFunc:
 
         @T.inline
         def row(i: Any) -> None:
-            _swiglu_row(features, gate, 0, up, 0, out, i)
+            write_row(GatedRows(gate, 0, up, 0, features), i, out, i)
 
         for_each_row(n, features, row)
 

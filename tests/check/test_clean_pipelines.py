@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from support.checkpoints import write_checkpoint
 from support.checks import checked, interpreter, tiny_checker
+from support.cpu_features import needs_bf16
 from support.end_to_end import configuration
 from support.patched_checkpoint import add_patched_files, patched_config
 
 from vamc_py.check.check import Checker
 from vamc_py.check.results import table
+from vamc_py.dialect.attention import BFLOAT16_LEEWAY
 from vamc_py.errors import UserError
+from vamc_py.passes.select_kernels import SelectKernels
 
 MODELS: dict[str, dict[str, Any]] = {
     "int8": {"architecture": "qwen3", "scale": 0.2, "layers": 2},
@@ -28,7 +31,8 @@ def test_the_pipeline_is_right(dtype: str, tmp_path: Path) -> None:
     model = dict(MODELS[dtype])
     weights = model.pop("dtype_of_weights", "float32")
     write_checkpoint(tmp_path / "model", dtype=weights, **model)
-    checker = tiny_checker(tmp_path / "model", dtype=dtype)
+    exact = ["frontend.quantize.activation=int16"] if dtype == "int8" else []
+    checker = tiny_checker(tmp_path / "model", dtype=dtype, overrides=exact)
     result, faulty = checked(checker, build=dtype == "int8")
     assert faulty is None
     assert result.finding is None
@@ -44,12 +48,38 @@ def test_the_pipeline_is_right(dtype: str, tmp_path: Path) -> None:
     assert any(line.endswith("changed nothing") for line in lines)
 
 
+@pytest.mark.parametrize("activation", [pytest.param("bf16", marks=needs_bf16), "int8_g32", "int8_g128", "int8_token"])
+def test_activations_of_fewer_bits(activation: str, tmp_path: Path) -> None:
+    """The pass that rounds them is lossy; kernels give what the rounding says, as exactly as without it."""
+    overrides = [f"frontend.quantize.activation={activation}", "frontend.quantize.wide=['*.layers.0.mlp.down_proj']"]
+    model = tmp_path / "model"
+    checker = tiny_checker(model, dtype="int8", tokens=40, overrides=overrides, architecture="qwen3", scale=0.2)
+    result, faulty = checked(checker, build=True)
+    assert faulty is None
+    stages = {one.label: one for one in result.stages}
+    rounding, kernels = stages["quantize-activations"], stages["select-kernels"]
+    assert rounding.changed
+    assert rounding.operator is not None
+    assert 1e-3 < rounding.operator < rounding.tolerance / 2
+    [one] = [step.one for step in checker.pipeline if step.one.name == "quantize-activations"]
+    assert rounding.tolerance == one.tolerance_for(checker.context)
+    assert kernels.operator is not None
+    assert kernels.operator < kernels.tolerance
+    assert kernels.tolerance in (SelectKernels.tolerance, BFLOAT16_LEEWAY)
+
+
+def test_layers_that_were_cut_away_may_be_wide(tmp_path: Path) -> None:
+    overrides = ["frontend.quantize.activation=int8_g32", "frontend.quantize.wide=['model.layers.1.*']"]
+    checker = tiny_checker(tmp_path / "model", dtype="int8", overrides=overrides, architecture="qwen3")
+    assert checked(checker, 1)[0].finding is None
+
+
 def test_a_checkpoint_s_own_code_with_one_row_of_logits(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     config = patched_config(write_checkpoint(folder, architecture="qwen2", layers=1), insert_slice=True)
     add_patched_files(folder, config)
     loaded = configuration(folder, tmp_path, dtype="fp32", trust=True)
-    result, _ = checked(Checker(loaded, interpreter=interpreter()), 1)
+    result, _ = checked(Checker(loaded, tokens=16, interpreter=interpreter()), 1)
     assert result.finding is None
     assert (result.stages[0].torch.tokens, result.stages[-1].torch.tokens) == (5, 27)
 

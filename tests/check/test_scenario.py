@@ -13,8 +13,11 @@ from support.checkpoints import model_config, write_checkpoint
 from support.end_to_end import configuration
 
 from vamc_py.check import cut
-from vamc_py.check.scenario import SLOTS, make_scenario, rows_of
+from vamc_py.check.scenario import DECODED, SLOTS, make_scenario, most_prompt, most_tokens, rows_of
 from vamc_py.compiler import open_model
+from vamc_py.passes.quantize_activations import QuantizeActivations
+from vamc_py.passes.quantize_int8 import QuantizeInt8
+from vamc_py.pipeline.runner import planned
 
 
 @given(st.integers(2, 70), st.integers(1, 9), st.integers(0, 3))
@@ -55,6 +58,32 @@ def test_a_cut_model_reads_the_first_rows(tmp_path: Path, monkeypatch: pytest.Mo
         read = small.tensors.read(name)
         np.testing.assert_array_equal(read, checkpoint.read(name)[: len(read)])
     assert small.tensors.read("lm_head.weight").shape == (100, model.hidden_size)
+
+
+def test_a_cut_pipeline_says_nothing_of_weights_that_were_cut_away(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "model", architecture="qwen3", layers=3)
+    loaded = configuration(tmp_path / "model", tmp_path, dtype="int8")
+    checkpoint, model = open_model(loaded.config)
+    small = cut.cut_model(loaded.config, checkpoint, model, 2)
+    wide = ("model.layers.2.*", "model.layers.[12].*", "lm_head", "*.down_proj", "nothing")
+    passes = planned([QuantizeInt8(lm_head=False), QuantizeActivations("int8_g32", wide_rows=3, wide=wide)])
+    first, second = small.pipeline(passes)
+    assert first == passes[0]
+    kept = QuantizeActivations("int8_g32", 3, ("model.layers.[12].*", "lm_head", "*.down_proj", "nothing"))
+    assert (second.one, second.label) == (kept, "quantize-activations")
+
+
+@pytest.mark.parametrize("prefill", [16, 32, 64])
+def test_a_prompt_as_long_as_there_is_room_for(prefill: int) -> None:
+    for context in (prefill, 128):
+        tokens = most_prompt(context, prefill, 40)
+        fits = [
+            count
+            for count in range(2, 41)
+            if count + DECODED <= context and most_tokens(make_scenario(2, count).calls) <= prefill
+        ]
+        assert tokens == max(fits)
+    assert most_prompt(128, 64, 40) == 40
 
 
 def test_a_cut_config_is_one_of_the_cut_model() -> None:

@@ -16,6 +16,7 @@ from support.end_to_end import (
 )
 from support.patched_checkpoint import add_patched_files, patched_config
 
+from vamc_py.artifact.verify import read_manifest
 from vamc_py.runtime.executor import Executor
 
 SCALE = 0.3  # of the random weights: large enough for the tokens to differ
@@ -75,8 +76,10 @@ def test_a_checkpoints_own_code_matches_the_built_in_model(tmp_path: Path, archi
 @pytest.mark.parametrize(("dtype", "tolerance"), [("int8", 0.05), ("fp16", 0.01), ("bf16", 0.05)])
 def test_narrow_weights_stay_close(tmp_path: Path, dtype: str, tolerance: float) -> None:
     write_checkpoint(tmp_path / "checkpoint", architecture="qwen3", scale=0.1)
-    compiled = compile_checkpoint(tmp_path / "checkpoint", tmp_path, dtype=dtype)
+    overrides = ["frontend.quantize.activation=int16"] if dtype == "int8" else []
+    compiled = compile_checkpoint(tmp_path / "checkpoint", tmp_path, dtype=dtype, overrides=overrides)
     assert compiled.notes == ()
+    assert read_manifest(compiled.folder).activation == ("int16" if dtype == "int8" else None)
     prompt = prompts(288)[5]
     model = reference_for(tmp_path / "checkpoint")
     import torch

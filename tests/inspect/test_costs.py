@@ -14,8 +14,14 @@ from tvm import relax, tirx
 
 from vamc_py.dialect.attention import cached_attention_reference
 from vamc_py.inspect.calls import Argument, Call
-from vamc_py.inspect.costs import StepSize, cost
+from vamc_py.inspect.costs import StepSize, arithmetic, cost
 from vamc_py.inspect.loops import dimension, loop_operations
+from vamc_py.pipeline.program import (
+    ACTIVATION_ATTRIBUTE,
+    PRODUCTS_ATTRIBUTE,
+    PROLOGUE_ATTRIBUTE,
+    WIDE_ROWS_ATTRIBUTE,
+)
 
 N, M = tirx.Var("n", "int64"), tirx.Var("m", "int64")
 SMALL = st.integers(1, 5)
@@ -46,15 +52,26 @@ def call(operator: str, arguments: list[Any], *results: Any, function: Any = Non
     return Call(None, "call", operator, operator, True, function, given, results)
 
 
+def kernel(*said: str | int) -> Any:
+    """A PrimFunc that does nothing, with these attributes: name, value, name, value, …"""
+    function = tirx.PrimFunc([], tirx.Evaluate(0))
+    for name, value in zip(said[::2], said[1::2], strict=True):
+        function = function.with_attr(name, value)
+    return function
+
+
 def step(tokens: int, start: int = 0, rows: int = 1) -> StepSize:
     return StepSize(tokens=tokens, rows=rows, start=start, context=64)
 
 
-@given(SMALL, st.integers(1, 70), st.integers(1, 9))
-def test_linear(n: int, outputs: int, inputs: int) -> None:
+@pytest.mark.parametrize("prologue", ["none", "rms_norm", "swiglu"])
+@given(n=SMALL, outputs=st.integers(1, 70), inputs=st.integers(1, 9))
+def test_linear(prologue: str, n: int, outputs: int, inputs: int) -> None:
     count = Count()
+    halves = 2 if prologue == "swiglu" else 1
     for i, o, k in itertools.product(range(n), range(outputs), range(inputs)):
-        count.touch("x", i, k)
+        for half in range(halves):
+            count.touch("x", i, half, k)
         count.touch("y", i, o)
         count.touch("scale", o)
         count.operations += 2
@@ -62,10 +79,36 @@ def test_linear(n: int, outputs: int, inputs: int) -> None:
     for index in itertools.product(range(panels), range(quads), range(4), range(16), range(4)):
         count.touch("weight", *index)
     weight = tensor(panels, quads, 4, 16, 4, dtype="uint8")
-    made = call("linear", [tensor(N, inputs), weight, tensor(outputs)], tensor(N, outputs))
+    norm = [tensor(inputs)] if prologue == "rms_norm" else []
+    arguments = [tensor(N, halves * inputs), weight, tensor(outputs), *norm]
+    made = call("linear", arguments, tensor(N, outputs), function=kernel(PROLOGUE_ATTRIBUTE, prologue))
     got = cost(made, step(n))
     assert got.operations == count.operations
-    assert got.bytes == count.bytes(x=4, weight=1, scale=4, y=4)
+    assert got.bytes == count.bytes(x=4, weight=1, scale=4, y=4) + 4 * inputs * len(norm)
+
+
+@pytest.mark.parametrize(
+    ("weight", "said", "tokens", "expected"),
+    [
+        ("float16", {}, 512, "fp32"),
+        ("uint8", {}, 512, "int8"),
+        ("uint8", {ACTIVATION_ATTRIBUTE: "int8_g64", WIDE_ROWS_ATTRIBUTE: 8}, 512, "int8"),
+        ("uint8", {ACTIVATION_ATTRIBUTE: "bf16", WIDE_ROWS_ATTRIBUTE: 24}, 25, "bf16"),
+        ("uint8", {ACTIVATION_ATTRIBUTE: "bf16", WIDE_ROWS_ATTRIBUTE: 24}, 24, "int8"),
+    ],
+)
+def test_arithmetic_of_a_linear_layer(weight: str, said: dict[str, str | int], tokens: int, expected: str) -> None:
+    packed = tensor(1, 8, 4, 16, 4, dtype=weight)
+    made = call("linear", [tensor(N, 32), packed], tensor(N, 64), function=kernel(*itertools.chain(*said.items())))
+    assert arithmetic(made, step(tokens)) == expected
+
+
+def test_arithmetic_of_other_calls() -> None:
+    function = kernel(PRODUCTS_ATTRIBUTE, "bfloat16", WIDE_ROWS_ATTRIBUTE, 8)
+    assert arithmetic(call("qkv_attention", [], tensor(N, 64), function=function), step(9)) == "bf16"
+    assert arithmetic(call("qkv_attention", [], tensor(N, 64), function=function), step(8)) == "fp32"
+    assert arithmetic(call("cached_attention", [], tensor(N, 64)), step(5)) == "fp32"
+    assert arithmetic(call("rms_norm", [tensor(N, 64)], tensor(N, 64)), step(5)) == "fp32"
 
 
 def test_linear_without_rows_reads_nothing() -> None:

@@ -147,8 +147,8 @@ def test_parameters_that_become_a_tuple(dump_with_kernels: Dump) -> None:
 
 def test_new_kernels(dump_with_kernels: Dump) -> None:
     lines = of_pass(dump_with_kernels, "select-kernels")
-    assert "rms_norm_64: added" in lines
-    assert "+ kernel rms_norm_64(x: f32[n, 64], w: f32[64], y: f32[n, 64]) for rms_norm" in lines
+    assert "select_rows_64: added" in lines
+    assert "+ kernel select_rows_64(x: f32[n, 64], rows: i32[m], out: f32[m, 64]) for select_rows" in lines
 
 
 def scaled(factor: float) -> Any:

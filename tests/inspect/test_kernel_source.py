@@ -63,7 +63,7 @@ def test_assembly_of_the_int8_linear_uses_vnni(lowered: tuple[Any, Any, TargetDe
 
 def test_an_unknown_kernel_is_a_sentence(lowered: tuple[Any, Any, TargetDescription]) -> None:
     selected, _, target = lowered
-    name = kernel_of(selected, "rms_norm")
+    name = kernel_of(selected, "select_rows")
     with pytest.raises(UserError, match=f"no kernel {name}x; did you mean {name}"):
         kernel_source(selected, f"{name}x", "asm", target)
     with pytest.raises(UserError, match=f"no kernel 7; there are .*{name}"):

@@ -356,6 +356,17 @@ def test_roofline_shows_figures_of_a_kernel(open_report: Open) -> None:
     assert part.locator(".point.shown").get_attribute("data-point") == "2"
 
 
+def test_roofs_are_the_peaks_that_were_measured(open_report: Open) -> None:
+    report = sample_report()
+    assert report.limits is not None
+    without = report.limits.model_copy(update={"bf16_peak": None})
+    for limits, names in ((report.limits, {"int8", "bfloat16", "float32"}), (without, {"int8", "float32"})):
+        page = open_report(report.model_copy(update={"limits": limits}))
+        texts = page.locator(".roofline-part").first.locator("text.roof-text").all_text_contents()
+        assert {text.split()[0] for text in texts} == {*names, "read"}
+        assert ("bfloat16 dot product" in page.locator(".limits").inner_text()) == ("bfloat16" in names)
+
+
 def test_without_limits_nothing_is_drawn_against_them(open_report: Open) -> None:
     page = open_report(sample_report(2, measured=False))
     section = page.locator("#roofline")

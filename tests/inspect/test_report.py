@@ -115,7 +115,7 @@ def test_facts(artifact: Path, manifest: Manifest, report: Report) -> None:
     facts = {fact.name: fact.value for fact in report.facts}
     assert facts["Model"] == "qwen3, 2 layers, hidden size 64"
     assert facts["Target"] == f"llvm {manifest.target.mcpu}"
-    assert facts["Step"] == "21 calls: 11 kernels, 0 of TVM's own loops"
+    assert facts["Step"] == "14 calls: 9 kernels, 0 of TVM's own loops"
     assert facts["apache-tvm"] == manifest.built_with["apache-tvm"]
     assert report.layers == 2
     assert report.config == open_dump(artifact).index.config
@@ -143,7 +143,9 @@ def test_a_machine_that_cannot_run_it(dump_with_loops: Dump, monkeypatch: pytest
 
 
 def test_limits_are_the_best_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples: dict[str, list[float]] = {"read": [1.0, 5.0, 3.0], "int8": [7.0, 4.0], "fp32": [2.0, 9.0]}
+    samples: dict[str, list[float]] = {
+        "read": [1.0, 5.0, 3.0], "int8": [7.0, 4.0], "fp32": [2.0, 9.0], "bf16": [8.0, 6.0],
+    }  # fmt: skip
 
     def measured(name: str) -> Callable[..., Any]:
         def loop(_caller: Any, kind: str = "read") -> Any:
@@ -153,9 +155,10 @@ def test_limits_are_the_best_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("ReadLimit", "MatrixLimit"):
         monkeypatch.setattr(measure, name, measured(name))
-    made = measure.Limits(None, 2)  # type: ignore[arg-type]
+    made = measure.Limits(None, 2, ("int8", "fp32", "bf16"))  # type: ignore[arg-type]
     made.sample()
     made.sample()
     best = made.best()
-    assert (best.bandwidth, best.int8_peak, best.float_peak) == (5.0, 7.0, 9.0)  # the first read only maps pages
+    # The first read only maps pages.
+    assert (best.bandwidth, best.int8_peak, best.float_peak, best.bf16_peak) == (5.0, 7.0, 9.0, 8.0)
     assert best.machine.endswith(", 2 threads")

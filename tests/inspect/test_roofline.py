@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import pytest
+import tvm
 from tvm import relax, tirx
 
 from vamc_py.inspect.calls import Argument, Call
 from vamc_py.inspect.costs import cost
 from vamc_py.inspect.report_model import MachineLimits
 from vamc_py.inspect.roofline import decode_size, prefill_size, roofline
+from vamc_py.pipeline.program import ACTIVATION_ATTRIBUTE, WIDE_ROWS_ATTRIBUTE
 
 N = tirx.Var("n", "int64")
-LIMITS = MachineLimits(machine="a machine", bandwidth=1e10, int8_peak=1e12, float_peak=1e11)
+LIMITS = MachineLimits(machine="a machine", bandwidth=1e10, int8_peak=1e12, float_peak=1e11, bf16_peak=5e11)
 
 
-def linear(name: str, weights: str) -> Call:
+def linear(name: str, weights: str, activation: str | None = None) -> Call:
     packed = relax.TensorType([64, 1024, 4, 16, 4] if weights == "uint8" else [64, 4096, 64], weights)
     kinds = (relax.TensorType([N, 4096], "float32"), packed)
     arguments = tuple(Argument("input", f"{name}{index}", kind) for index, kind in enumerate(kinds))
-    return Call(None, name, f"linear_{weights}", "linear", True, None, arguments, (kinds[0],))
+    attributes = {ACTIVATION_ATTRIBUTE: activation, WIDE_ROWS_ATTRIBUTE: 24} if activation else {}
+    function = tirx.PrimFunc([], tirx.Evaluate(0), attrs=tvm.ir.make_node("ir.DictAttrs", **attributes))
+    return Call(None, name, f"linear_{weights}", "linear", True, function, arguments, (kinds[0],))
 
 
 CALLS = (linear("first", "uint8"), linear("second", "float16"), linear("third", "uint8"))
@@ -48,6 +52,16 @@ def test_prefill_is_bound_by_the_peak_of_the_weights_type() -> None:
     assert (integers.bound, floats.bound) == ("arithmetic", "arithmetic")
     assert integers.least_seconds == pytest.approx(integers.operations / 1e12)
     assert floats.least_seconds == pytest.approx(floats.operations / 1e11)
+
+
+@pytest.mark.parametrize(
+    ("activation", "tokens", "peak"), [("bf16", 25, 5e11), ("bf16", 24, 1e12), ("int8_g64", 25, 1e12), (None, 25, 1e12)]
+)
+def test_bfloat16_products_are_bound_by_their_own_peak(activation: str | None, tokens: int, peak: float) -> None:
+    limits = LIMITS.model_copy(update={"bandwidth": 1e15})
+    point = roofline([linear("one", "uint8", activation)], prefill_size(tokens, 4096), limits, {}).points[0]
+    assert point.bound == "arithmetic"
+    assert point.least_seconds == pytest.approx(point.operations / peak)
 
 
 @pytest.mark.parametrize(("context", "start"), [(1, 0), (128, 64), (4096, 1024)])

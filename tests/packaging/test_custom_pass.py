@@ -73,7 +73,7 @@ def test_the_pipeline_has_it_behind_quantization(installed: Installed) -> None:
     without = [stage.label for stage in open_dump(installed.plain).index.stages]
     at = labels.index("clamp-logits")
     assert stages[at].origin == "vamc-custom-pass 0.1.0"
-    assert (labels[at - 1], labels[at + 1]) == ("quantize-int8", "select-kernels")
+    assert (labels[at - 1], labels[at + 1]) == ("quantize-activations", "select-kernels")
     assert [*labels[:at], *labels[at + 1 :]] == without
 
 

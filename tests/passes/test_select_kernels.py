@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,14 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 import vamc_py.schedules.llvm.select as llvm
+from vamc_py import dialect
 from vamc_py.passes.cast_weights import CastWeights
 from vamc_py.passes.quantize_int8 import QuantizeInt8
 from vamc_py.passes.select_kernels import SelectKernels
 from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.program import Program, layout
 from vamc_py.schedules.kernel import Kernel, PackedWeight
+from vamc_py.schedules.llvm.instruction_set import AVX512_FEATURES
 from vamc_py.weights.plan import Cast
 
 
@@ -164,6 +167,99 @@ def test_layers_of_one_shape_share_a_kernel() -> None:
 
 
 @I.ir_module
+class Prologues:
+    """int8 layers with every prologue, each in an arithmetic of its own."""
+
+    @R.function
+    def main(
+        x: R.Tensor(("n", 64), "float32"),
+        gate_up: R.Tensor((96, 64), "int8"),
+        gate_up_scale: R.Tensor((96,), "float32"),
+        norm: R.Tensor((64,), "float32"),
+        down: R.Tensor((64, 48), "int8"),
+        down_scale: R.Tensor((64,), "float32"),
+        head: R.Tensor((80, 64), "int8"),
+        head_scale: R.Tensor((80,), "float32"),
+        bias: R.Tensor((80,), "float32"),
+    ):
+        R.func_attr({"vamc.inputs": 1, "vamc.caches": 0})
+        with R.dataflow():
+            both = R.vamc.linear(
+                x,
+                gate_up,
+                gate_up_scale,
+                norm,
+                bias=False,
+                residual=False,
+                activation="int8_g32",
+                wide_rows=2,
+                prologue="rms_norm",
+                epsilon=0.25,
+            )
+            hidden = R.vamc.linear(
+                both,
+                down,
+                down_scale,
+                x,
+                bias=False,
+                residual=True,
+                activation="int8_token",
+                wide_rows=2,
+                prologue="swiglu",
+            )
+            out = R.vamc.linear(hidden, head, head_scale, bias, bias=True, residual=False)
+            R.output(out)
+        return out
+
+
+def test_kernels_are_named_by_prologue_and_activation_and_say_them_to_those_who_measure() -> None:
+    after = apply_passes(program_of(Prologues), SelectKernels(), dtype="int8")
+    own = ("vamc.activation", "vamc.wide_rows", "vamc.prologue")
+    said = {
+        gv.name_hint: tuple((function.attrs or {}).get(name) for name in own)
+        for gv, function in after.module.functions_items()
+        if gv.name_hint != "main"
+    }
+    assert said == {
+        "linear_int8_96x64_norm_g32": ("int8_g32", 2, "rms_norm"),
+        "linear_int8_64x48_swiglu_token_residual": ("int8_token", 2, "swiglu"),
+        "linear_int8_80x64_bias": (None, None, None),
+    }
+
+
+@pytest.mark.parametrize("rows", [2, 3, 9])
+def test_layers_with_prologue_and_activation_give_what_the_references_give(rows: int) -> None:
+    before = program_of(Prologues)
+    after = apply_passes(before, SelectKernels(), dtype="int8")
+    rng = np.random.default_rng(rows)
+    arguments = [rng.standard_normal((rows, 64)).astype(np.float32)]
+    for weight in layout(before.function)[2]:
+        shape = [int(d) for d in weight.ty.shape]
+        int8 = str(weight.ty.dtype) == "int8"
+        arguments.append(
+            rng.integers(-127, 128, shape).astype(np.int8)
+            if int8
+            else rng.uniform(0.001, 0.01, shape).astype(np.float32)
+        )
+    packed = [
+        llvm.PackPanels().apply(argument) if argument.dtype == np.int8 else argument for argument in arguments[1:]
+    ]
+    [want] = Compiled(before)(*arguments)
+    [got] = Compiled(after)(arguments[0], *packed)
+    assert np.linalg.norm(got - want) <= SelectKernels.tolerance * np.linalg.norm(want)
+
+
+def test_kernels_are_made_for_the_instructions_of_the_target() -> None:
+    """Each set of instructions has kernels of its own, and they are the same ones when it comes again."""
+    x, w = (relax.Var(name, relax.TensorType([4, 64], "float32")) for name in "xw")
+    call = relax.BlockBuilder().normalize(dialect.linear(x, w))
+    sets = [(*AVX512_FEATURES, "avx512vnni"), ("avx2", "fma"), (*AVX512_FEATURES, "avx512vnni")]
+    functions = [kernel.function for features in sets if (kernel := llvm.select(call, features)) is not None]
+    assert functions[0] is functions[2]
+    assert functions[0] is not functions[1]
+
+
+@I.ir_module
 class Attention:
     @R.function
     def main(
@@ -237,7 +333,7 @@ class Transpose:
 TRANSPOSE = Transpose()
 
 
-def transposing(call: Any) -> Kernel | None:
+def transposing(call: Any, _features: Collection[str]) -> Kernel | None:
     if operator_name(call) != "relax.vamc.linear":
         return None
     return Kernel("product", rows_times_columns, {1: PackedWeight((4, 6), "float32", TRANSPOSE)})
@@ -329,7 +425,7 @@ def test_what_must_stay(module: Any) -> None:
 def test_two_layouts_of_one_weight_are_a_fault_of_the_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = iter([(2, 64, 64), (2, 64, 32)])
 
-    def contradicting(call: Any) -> Kernel | None:
+    def contradicting(call: Any, _features: Collection[str]) -> Kernel | None:
         kernel = (
             llvm._RULES[operator_name(call)](call) if "table" in {getattr(a, "name", "") for a in call.args} else None
         )

@@ -42,6 +42,17 @@ def test_report_is_medians_and_shares(artifact: Path) -> None:
     }  # fmt: skip
 
 
+def test_bfloat16_builds_are_measured_against_its_peak(artifact: Path) -> None:
+    executor = Executor.load(artifact)
+    target = executor.manifest.target.model_copy(update={"dtype": "int8"})
+    executor.manifest = executor.manifest.model_copy(update={"target": target, "activation": "bf16", "wide_rows": 4})
+    sample = Sample(prefill_seconds=2.0, decode_seconds=1.0, read=1e9, matrix={"int8": 8e6, "fp32": 1e6, "bf16": 4e6})
+    result = report(executor, SETTINGS, [sample])
+    assert result["prefill"]["share_of_limit"] == prefill_work(executor.manifest, 30).operations / 8e6
+    figures = {name: value for name, value in result["machine"].items() if name.endswith("gops")}
+    assert figures == {"int8_gops": 0.008, "fp32_gops": 0.001, "bf16_gops": 0.004}
+
+
 def test_bench_measures_a_real_artifact(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_READ_BYTES", limits._SMALLEST_READ)
     result = bench(artifact, SETTINGS, threads=1)
@@ -57,18 +68,18 @@ def test_bench_measures_a_real_artifact(artifact: Path, monkeypatch: pytest.Monk
 def test_each_round_measures_work_and_limits_in_turn(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_READ_BYTES", limits._SMALLEST_READ)
     events: list[str] = []
-    original_call, original_step = Executor.call, Executor.step
+    original_call, original_begin = Executor.call, Executor._begin
 
     def call(self: Executor, name: str, *arrays: Any) -> None:
         events.append(name)
         original_call(self, name, *arrays)
 
-    def step(self: Executor, *arguments: Any) -> Any:
+    def begin(self: Executor, *arguments: Any) -> Any:
         events.append("step")
-        return original_step(self, *arguments)
+        return original_begin(self, *arguments)
 
     monkeypatch.setattr(Executor, "call", call)
-    monkeypatch.setattr(Executor, "step", step)
+    monkeypatch.setattr(Executor, "_begin", begin)
     bench(artifact, SETTINGS)
     one_round = [
         "limit_read", *["step"] * (2 + 4), "limit_matrix_int8", "limit_matrix_fp32", *["step"] * 4,

@@ -163,11 +163,38 @@ def test_gap_after_cutting_back(executor: Executor) -> None:
 def test_interrupted_step_does_not_count(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     executor.feed(range(8), slot=0, start=0)
     with monkeypatch.context() as patch:
-        patch.setattr(executor.compute, "call", _interrupt)
+        patch.setattr(executor.compute, "submit", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             executor.step([9, 9], [5, 6], [0, 0], [])
     with pytest.raises(UserError, match="slot 0 holds 5 tokens, so position 8 would leave a gap"):
         executor.step([9], [8], [0], [])
+
+
+def test_a_step_goes_on_without_who_began_it(executor: Executor) -> None:
+    expected = executor.feed(range(20), slot=0, start=0)
+    executor.begin_feed(range(12), slot=1, start=0)
+    executor.begin_feed(range(12, 19), slot=1, start=12)
+    np.testing.assert_array_equal(executor.feed([19], slot=1, start=19), expected)
+
+
+def test_a_step_that_fails_tells_who_takes_its_result_and_counts_nothing(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = executor.feed(range(8), slot=0, start=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "_step", _fail)
+        with pytest.raises(RuntimeError, match="no step"):
+            executor.feed(range(20), slot=0, start=5)  # in pieces: the first one's fault, not that the second has a gap
+        failed = executor.begin_feed([9], slot=0, start=5)
+        with pytest.raises(UserError, match="slot 0 holds 5 tokens, so position 6 would leave a gap"):
+            executor.step([9], [6], [0], [])
+    with pytest.raises(RuntimeError, match="no step"):
+        failed.result()
+    np.testing.assert_array_equal(executor.feed([5, 6, 7], slot=0, start=5), expected)
+
+
+def _fail(*_arguments: Any) -> None:
+    raise RuntimeError("no step")
 
 
 def _interrupt(*_arguments: Any) -> None:

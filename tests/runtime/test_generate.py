@@ -14,6 +14,7 @@ from support.fake_executor import FakeExecutor, script
 from support.tiny_tokenizer import END, TEMPLATE, tiny_backend, tiny_tokenizer, write_tokenizer
 
 from vamc_py.errors import ArtifactError, UserError
+from vamc_py.runtime import generate
 from vamc_py.runtime.chat import ChatTemplate
 from vamc_py.runtime.model import Model
 from vamc_py.runtime.settings import GenerationConfig, SamplingSettings
@@ -114,6 +115,76 @@ def test_timings_count_tokens() -> None:
     assert first.decode_tokens_per_s == pytest.approx(first.decode_tokens / first.decode_s)
     assert model.generate("Hi").result().timings.cached_tokens == first.prompt_tokens - 1
     assert model.generate("Hi", max_new_tokens=1).result().timings.decode_tokens_per_s is None
+
+
+def test_the_next_step_has_begun_when_a_piece_comes() -> None:
+    executor = FakeExecutor(VOCAB)
+    reply = model_of(executor).generate([1, 2, 3], max_new_tokens=3)
+    assert executor.computed == 0
+    tokens = reply._tokens()
+    computed = []
+    for _ in tokens:
+        computed.append(executor.computed)
+    assert computed == [4, 5, 5]  # nothing follows the last token
+
+
+def test_nothing_is_computed_behind_a_stop_id() -> None:
+    model = model_that_says(f"and on{END}", "Hi")
+    result = model.generate("Hi").result()
+    assert model.executor.computed == result.timings.prompt_tokens + len(result.output_ids) - 1
+
+
+def test_a_step_in_vain_behind_a_stop_string_does_not_spoil_the_cache() -> None:
+    prompt = [1, 2, 3]
+    whole = model_of(FakeExecutor(VOCAB)).generate(prompt, max_new_tokens=12).result()
+    model = model_of(FakeExecutor(VOCAB))
+    stopped = model.generate(prompt, stop=whole.text[2:5]).result()
+    assert stopped.finish_reason == "stop"
+    assert model.executor.computed == len(prompt) + len(stopped.output_ids)  # of which one in vain
+    assert model.generate(prompt, max_new_tokens=12).result().output_ids == whole.output_ids
+    other = [*prompt, *stopped.output_ids, 7, 5]
+    expected = model_of(FakeExecutor(VOCAB)).generate(other, max_new_tokens=3).result().output_ids
+    assert model.generate(other, max_new_tokens=3).result().output_ids == expected
+
+
+def test_a_fault_comes_with_the_piece_that_it_prevents() -> None:
+    class Failing(FakeExecutor):
+        def feed(self, tokens: Sequence[int], *, slot: int, start: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+            if start == 5:
+                raise RuntimeError("the step at position 5")
+            return super().feed(tokens, slot=slot, start=start)
+
+    reply = model_of(Failing(VOCAB, choose=lambda history: 65)).generate([1, 2, 3])
+    pieces = [next(reply), next(reply), next(reply)]  # positions 3, 4 and 5; the last one's step is the one that fails
+    assert all(pieces)
+    with pytest.raises(RuntimeError, match="the step at position 5"):
+        next(reply)
+
+
+def test_the_clock_counts_steps_and_sampling_and_not_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+
+    def pass_time(seconds: float) -> None:
+        nonlocal clock
+        clock += seconds
+
+    class Timed(FakeExecutor):
+        def feed(self, tokens: Sequence[int], *, slot: int, start: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+            pass_time(2.0)
+            return super().feed(tokens, slot=slot, start=start)
+
+    class TimedSampler(generate.Sampler):
+        def sample(self, logits: np.ndarray[Any, np.dtype[np.float32]]) -> int:
+            pass_time(0.5)
+            return super().sample(logits)
+
+    monkeypatch.setattr(generate.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(generate, "Sampler", TimedSampler)
+    reply = model_of(Timed(VOCAB, choose=lambda history: 65)).generate([1, 2, 3], max_new_tokens=4)
+    for _ in reply:
+        pass_time(100.0)
+    timings = reply.result().timings
+    assert (timings.prefill_s, timings.decode_s) == (2.5, 3 * 2.5)
 
 
 def test_a_generation_given_up_has_no_result() -> None:

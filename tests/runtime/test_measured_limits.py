@@ -12,7 +12,15 @@ from vamc_py.artifact.manifest import Manifest, ModelFacts
 from vamc_py.errors import ArtifactError
 from vamc_py.runtime import limits
 from vamc_py.runtime.executor import Executor
-from vamc_py.runtime.limits import MatrixLimit, ReadLimit, decode_work, linear_weights, matrix_kind, prefill_work
+from vamc_py.runtime.limits import (
+    MatrixLimit,
+    ReadLimit,
+    decode_work,
+    linear_weights,
+    matrix_kind,
+    matrix_kinds,
+    prefill_work,
+)
 
 MODEL = ModelFacts(
     architecture="qwen3", layers=2, hidden_size=8, intermediate_size=16, heads=4, kv_heads=2, head_dim=4,
@@ -61,7 +69,36 @@ def test_tied_embedding_is_read_whole(manifest: Manifest) -> None:
 @pytest.mark.parametrize(("dtype", "kind"), [("int8", "int8"), ("fp16", "fp32"), ("bf16", "fp32"), ("fp32", "fp32")])
 def test_matrix_kind(manifest: Manifest, dtype: str, kind: str) -> None:
     target = manifest.target.model_copy(update={"dtype": dtype})
-    assert matrix_kind(manifest.model_copy(update={"target": target})) == kind
+    assert matrix_kind(manifest.model_copy(update={"target": target}), 512) == kind
+
+
+@pytest.mark.parametrize(
+    ("activation", "tokens", "prefill", "kind"),
+    [
+        (None, 512, 512, "int8"),
+        ("int16", 512, 512, "int8"),
+        ("int8_g64", 512, 512, "int8"),
+        ("bf16", 512, 512, "bf16"),
+        ("bf16", 25, 512, "bf16"),
+        ("bf16", 24, 512, "int8"),
+        ("bf16", 512, 16, "int8"),  # in steps of 16
+    ],
+)
+def test_matrix_kind_of_an_activation(
+    manifest: Manifest, activation: str | None, tokens: int, prefill: int, kind: str
+) -> None:
+    changes = {
+        "target": manifest.target.model_copy(update={"dtype": "int8"}),
+        "limits": manifest.limits.model_copy(update={"prefill": prefill}),
+        "activation": activation,
+        "wide_rows": 24,
+    }
+    assert matrix_kind(manifest.model_copy(update=changes), tokens) == kind
+
+
+def test_matrix_kinds_are_those_of_the_instructions() -> None:
+    assert matrix_kinds(("avx2", "avx512f", "avx512vnni")) == ("int8", "fp32")
+    assert matrix_kinds(("avx512f", "avx512bf16")) == ("int8", "fp32", "bf16")
 
 
 class Clock:
@@ -92,7 +129,7 @@ def test_read_limit_is_bytes_a_second(clock: Clock, monkeypatch: pytest.MonkeyPa
     assert ReadLimit(clock).measure() == pytest.approx(5e9)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp32"])
+@pytest.mark.parametrize("kind", ["int8", "fp32", "bf16"])
 def test_matrix_limit_is_operations_a_second(clock: Clock, kind: str) -> None:
     limit = MatrixLimit(clock, kind)  # type: ignore[arg-type]
     assert limit.measure() == pytest.approx(5e9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vamc_py.errors import UserError
-from vamc_py.runtime.batch import Bounds, check
+from vamc_py.runtime.batch import Batch, Bounds, check, check_run
 
 BOUNDS = Bounds(vocab=10, slots=4, context=20, tokens=6)
 NAMES = ("tokens", "positions", "slots", "rows")
@@ -46,9 +47,33 @@ def test_right_arguments_pass_unchanged(step: dict[str, list[int]], numpy_dtype:
 
 @given(step=steps())
 def test_runs_cover_the_batch(step: dict[str, list[int]]) -> None:
-    runs = check(**step, bounds=BOUNDS).runs()
+    runs = check(**step, bounds=BOUNDS).runs
     assert [slot for slot, first, end in runs for _ in range(first, end)] == step["slots"]
     assert [position for _, first, end in runs for position in range(first, end)] == step["positions"]
+
+
+@given(
+    tokens=st.lists(st.integers(-1, BOUNDS.vocab), max_size=BOUNDS.tokens + 1),
+    slot=st.integers(-1, BOUNDS.slots),
+    start=st.integers(-1, BOUNDS.context),
+    last=st.booleans(),
+)
+def test_a_run_is_checked_as_any_step(tokens: list[int], slot: int, start: int, last: bool) -> None:
+    count = len(tokens)
+    rows = [count - 1] if last else []
+
+    def outcome(make: Callable[[], Batch]) -> object:
+        try:
+            batch = make()
+        except UserError as error:
+            return str(error)
+        arrays = [getattr(batch, name) for name in NAMES]
+        return [array.tolist() for array in arrays], [str(array.dtype) for array in arrays], batch.runs
+
+    positions = list(range(start, start + count))
+    assert outcome(lambda: check_run(tokens, slot=slot, start=start, last=last, bounds=BOUNDS)) == outcome(
+        lambda: check(tokens, positions, [slot] * count, rows, BOUNDS)
+    )
 
 
 @given(step=steps(), data=st.data(), wrong=st.sampled_from([-1, -(2**31), -(2**63), 0, 1, 2**31, 2**32, 2**63 - 1]))

@@ -24,6 +24,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
+from vamc_py._link import link_options
 from vamc_py.artifact.manifest import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -187,7 +188,8 @@ def module_bytes() -> bytes:
     """mod.so of the toy model, compiled once a process."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODULE_FILE
-        tvm.compile(ToyModule, target=tvm.target.Target({"kind": "llvm"})).export_library(str(path))
+        built = tvm.compile(ToyModule, target=tvm.target.Target({"kind": "llvm"}))
+        built.export_library(str(path), **link_options())
         return path.read_bytes()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 Array = np.ndarray[Any, Any]
@@ -19,6 +20,7 @@ class RaggedAttention:
     blocks: int
     scale: float
     dtype: str  # of the caches
+    products: str = "float32"  # "bfloat16": factors are rounded to it
     history: dict[tuple[int, int], tuple[Array, Array]] = field(default_factory=dict)  # (slot, position) -> k, v
 
     def step(self, q: Array, k: Array, v: Array, positions: Sequence[int], slots: Sequence[int]) -> Array:
@@ -33,14 +35,19 @@ class RaggedAttention:
 
     def _attend(self, q: Array, slot: int, position: int) -> Array:
         seen = [self.history[slot, t] for t in range(position + 1)]
-        keys, values = (np.array([pair[part] for pair in seen], np.float64) for part in (0, 1))
+        keys, values = (self._factors(np.array([pair[part] for pair in seen], np.float64)) for part in (0, 1))
         group = len(q) // keys.shape[1]
         out = []
-        for head, row in enumerate(q.astype(np.float64)):
+        for head, row in enumerate(self._factors(q)):
             scores = keys[:, head // group] @ row * self.scale
             weights = np.exp(scores - scores.max())
-            out.append(weights / weights.sum() @ values[:, head // group])
+            out.append(self._factors(weights) @ values[:, head // group] / weights.sum())
         return np.array(out)
+
+    def _factors(self, x: Array) -> Array:
+        """x as it is multiplied, float64."""
+        kind = ml_dtypes.bfloat16 if self.products == "bfloat16" else np.float64
+        return x.astype(np.float32 if self.products == "bfloat16" else np.float64).astype(kind).astype(np.float64)
 
     def caches(self, k_before: Array, v_before: Array) -> tuple[Array, Array]:
         """The caches after the steps: only the cells of the history differ from before."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,20 @@ from vamc_py.pipeline.base import Context, Pass
 from vamc_py.pipeline.build import lowering
 from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.program import Program, layout
-from vamc_py.target.description import TargetDescription
+from vamc_py.target.description import this_machine
 from vamc_py.weights.plan import Cast, ParameterPlan, Recipe
 
 Array = np.ndarray[Any, Any]
 
 
-def context_for(dtype: str = "fp32", *, prefill: int = 128, context: int = 128) -> Context:
-    """A context for this machine's CPU, whatever it has: reference lowerings need no instruction set."""
-    mcpu = str(tvm.target.Target.from_device("cpu").attrs["mcpu"])
-    return Context(TargetDescription("llvm", mcpu, 2, (), dtype), prefill, context)
+def context_for(
+    dtype: str = "fp32", *, prefill: int = 128, context: int = 128, features: Collection[str] | None = None
+) -> Context:
+    """A context for this machine's CPU, or for one that has these features only."""
+    target = replace(this_machine(dtype), threads=2)
+    if features is not None:
+        target = replace(target, features=tuple(features))
+    return Context(target, prefill, context)
 
 
 def program_of(module: Any) -> Program:
@@ -46,26 +51,28 @@ def traced_program(config: Mapping[str, Any], *, insert_slice: bool = False) -> 
     return import_traced(trace(ModelConfig.from_hf(config), insert_slice=insert_slice))
 
 
-def apply_passes(program: Program, *passes: Pass, dtype: str = "fp32") -> Program:
-    """The passes one after the other, without the runner's checks."""
-    context = context_for(dtype)
+def apply_passes(
+    program: Program, *passes: Pass, dtype: str = "fp32", features: Collection[str] | None = None
+) -> Program:
+    """The passes one after the other, without the runner's checks; ``features`` of the CPU as in ``context_for``."""
+    context = context_for(dtype, features=features)
     for one in passes:
         program = one.apply(program, context)
     return program
 
 
-def assert_rewrites(one: Pass, before: Any, expected: Any) -> None:
+def assert_rewrites(one: Pass, before: Any, expected: Any, features: Collection[str] | None = None) -> None:
     """The pass turns the function of ``before`` into that of ``expected``; both are TVMScript modules."""
-    after = apply_passes(program_of(before), one)
+    after = apply_passes(program_of(before), one, features=features)
     relax.analysis.well_formed(after.module)  # raises
     # As Graph.rebuild writes functions: without renamings, with the result in a variable of its own.
     got, wanted = (Graph(program.function).rebuild() for program in (after, program_of(expected)))
     tvm.ir.assert_structural_equal(got, wanted)
 
 
-def assert_unchanged(one: Pass, module: Any) -> None:
+def assert_unchanged(one: Pass, module: Any, features: Collection[str] | None = None) -> None:
     """The pass finds nothing to do."""
-    assert_rewrites(one, module, module)
+    assert_rewrites(one, module, module, features)
 
 
 def operators_in(program: Program) -> Counter[str]:

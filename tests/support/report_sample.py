@@ -23,7 +23,9 @@ PREFILL = 16
 FOREIGN_PASS = "clamp-logits"
 LONG_PASS = "simplify"  # its difference is longer than what the page shows at once
 LONG_LINES = 400
-LIMITS = MachineLimits(machine="test machine, 2 threads", bandwidth=50e9, int8_peak=900e9, float_peak=120e9)
+LIMITS = MachineLimits(
+    machine="test machine, 2 threads", bandwidth=50e9, int8_peak=900e9, float_peak=120e9, bf16_peak=450e9
+)
 
 
 def sample_report(layers: int = 2, *, suffix: str = "", measured: bool = True) -> Report:

@@ -1,4 +1,4 @@
-"""Compile one PrimFunc for this machine's CPU and call it on numpy arrays."""
+"""Compile one PrimFunc for this machine's CPU, or for another that this one can stand for, and call it on arrays."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ import numpy as np
 import tvm
 
 
-def compile_kernel(kernel: Any) -> Callable[..., None]:
-    """The compiled kernel as a function of numpy arrays; like the kernel it writes its results into them."""
-    target = tvm.target.Target.from_device("cpu")
+def build_kernel(kernel: Any, target: Any | None = None) -> Any:
+    """The module of the compiled kernel, whose name in it is ``main``; `target` is this machine's CPU by default."""
     module = tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
-    compiled = tvm.compile(module, target=target)["main"]
+    return tvm.compile(module, target=target or tvm.target.Target.from_device("cpu"))
+
+
+def compile_kernel(kernel: Any, target: Any | None = None) -> Callable[..., None]:
+    """The compiled kernel as a function of numpy arrays; like the kernel it writes its results into them."""
+    return as_arrays(build_kernel(kernel, target)["main"])
+
+
+def as_arrays(compiled: Any) -> Callable[..., None]:
+    """A function of a built module as one of numpy arrays, which it writes its results into."""
 
     def call(*arrays: np.ndarray[Any, Any]) -> None:
         tensors = [tvm.runtime.tensor(array) for array in arrays]

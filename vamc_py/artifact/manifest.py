@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from vamc_py.activation import Activation
+
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MODULE_FILE = "mod.so"
@@ -98,6 +100,10 @@ class Manifest(_Record):
     limits: Limits
     step: Function
     one_slot_a_step: bool = False  # the step takes the tokens of one slot at a time only (see the pass dense-kv-cache)
+    activation: Activation | None = (
+        None  # in which int8 weights meet those of more than wide_rows tokens (R.vamc.linear)
+    )
+    wide_rows: int = 0  # up to so many tokens meet them in int16 anyhow
     parameters: tuple[Parameter, ...]
     files: dict[str, FileRecord]  # every other file of the artifact but the manifest itself
     built_with: dict[str, str]  # package → version

@@ -76,7 +76,7 @@ def check_target(target: Target) -> None:
     if missing := missing_features(target.features):
         raise ArtifactError(
             f"this machine's CPU lacks {', '.join(missing)}, which the artifact (compiled for {target.mcpu}) needs; "
-            "compile it for this machine's CPU"
+            "compile it on this machine, or with backend.target naming a CPU without them, such as x86-64-v3"
         )
 
 

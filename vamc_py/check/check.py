@@ -9,11 +9,11 @@ from vamc_py.check.cut import CutModel, cut_model
 from vamc_py.check.interpreter import Interpreter
 from vamc_py.check.judge import Judge
 from vamc_py.check.results import BUILD, CheckResult, Finding
-from vamc_py.check.scenario import Row, Scenario, make_scenario, most_tokens
+from vamc_py.check.scenario import Row, Scenario, make_scenario, most_prompt, most_tokens
 from vamc_py.check.stages import StageRun, StageRunner
 from vamc_py.check.torch_reference import torch_logits
 from vamc_py.check.values import Array
-from vamc_py.compiler import check_context, context_of, open_model
+from vamc_py.compiler import check_model, context_of, open_model, target_of
 from vamc_py.config import LoadedConfig, check_compilable
 from vamc_py.errors import UserError
 from vamc_py.frontend.import_relax import import_traced
@@ -24,7 +24,8 @@ from vamc_py.pipeline.program import Program
 from vamc_py.pipeline.resolve import resolve_pipeline
 from vamc_py.pipeline.runner import PassRun, Planned, run_pass
 from vamc_py.progress import stage, track
-from vamc_py.target.description import this_machine
+
+TOKENS = 40  # so that a step has more rows than the 24 up to which activations keep their 16 bits beside bf16
 
 _Prepared = tuple[CutModel, Scenario, dict[Row, Array]]
 
@@ -42,23 +43,26 @@ class Faulty:
 class Checker:
     """Checks the pipeline of a configuration.
 
-    UserError for input that cannot be compiled, or more tokens than the configuration has room for. ``interpreter``
-    may be one that has run before, which has compiled much already.
+    UserError for input that cannot be compiled, or more tokens than the configuration has room for. Without ``tokens``
+    it is 40, or what there is room for. ``interpreter`` may be one that has run before, which has compiled much
+    already.
     """
 
-    def __init__(self, loaded: LoadedConfig, *, tokens: int = 16, interpreter: Interpreter | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedConfig, *, tokens: int | None = None, interpreter: Interpreter | None = None
+    ) -> None:
         check_compilable(loaded)
         self.config = loaded.config
         self.pipeline = resolve_pipeline(loaded)
-        self.target = this_machine(loaded.config.backend.dtype)
+        self.target = target_of(loaded)
         self.context = context_of(loaded.config, self.target)
-        self.tokens = tokens
+        self.tokens = most_prompt(self.context.context, self.context.prefill, TOKENS) if tokens is None else tokens
         self._made: dict[int, _Prepared] = {}
         self._interpreter = interpreter or Interpreter(self.target.tvm_target())
-        _check_room(make_scenario(2, tokens), self.context)
+        _check_room(make_scenario(2, self.tokens), self.context)
         with stage("checkpoint"):
             self.checkpoint, self.model = open_model(loaded.config)
-            check_context(loaded, self.model)
+            check_model(loaded, self.model)
 
     def run(self, layers: int, result: CheckResult, *, build: bool = True) -> Faulty | None:
         """Checks the first ``layers`` layers, pass by pass up to the first wrong one; fills ``result`` on the way.
@@ -68,12 +72,12 @@ class Checker:
         cut, scenario, reference = self._prepared(layers)
         result.description = cut.description
         runner = StageRunner(cut.tensors.read, scenario, self.target, self._interpreter)
-        judge = Judge(runner, reference, result)
+        judge = Judge(runner, reference, result, self.context)
         with stage("passes"):
             program = import_traced(cut.traced)
             if judge.imported(program):
                 return None
-            runs = run_each(program, self.pipeline, self.context)
+            runs = run_each(program, cut.pipeline(self.pipeline), self.context)
             for run in track(runs, "passes", len(self.pipeline)):
                 if judge.is_wrong(run):
                     assert result.finding is not None

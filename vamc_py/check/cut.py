@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,12 @@ import numpy as np
 from vamc_py.check.values import Array
 from vamc_py.checkpoint import Checkpoint
 from vamc_py.config import Config
+from vamc_py.config.patterns import LM_HEAD, matches
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.frontend.trace import Traced, trace
+from vamc_py.passes.quantize_activations import QuantizeActivations
+from vamc_py.pipeline.base import Pass
+from vamc_py.pipeline.runner import Planned
 
 MOST_TOKENS = 4096  # rows of the embedding and of lm_head
 
@@ -48,6 +52,22 @@ class CutModel:
         cut = [] if layers == self.whole.layers else [f"the first {layers} of {self.whole.layers} layers"]
         cut += [] if tokens == self.whole.vocab_size else [f"the first {tokens} of {self.whole.vocab_size} tokens"]
         return " and ".join(cut) or f"all {layers} layers and {tokens} tokens"
+
+    def pipeline(self, passes: Sequence[Planned]) -> tuple[Planned, ...]:
+        """The passes without what they say of weights that were cut away."""
+        cut_away = set(expected_tensors(self.whole)) - set(expected_tensors(self.model))
+
+        def kept(one: Pass) -> Pass:
+            if not isinstance(one, QuantizeActivations):
+                return one
+            return replace(one, wide=tuple(pattern for pattern in one.wide if not self._only(pattern, cut_away)))
+
+        return tuple(replace(step, one=kept(step.one)) for step in passes)
+
+    def _only(self, pattern: str, names: set[str]) -> bool:
+        """Whether a pattern fits some of these names, and no other of the whole model."""
+        found = {name for name in (*expected_tensors(self.whole), LM_HEAD) if matches(pattern, name)}
+        return bool(found) and found <= names
 
 
 def cut_model(config: Config, checkpoint: Checkpoint, whole: ModelConfig, layers: int) -> CutModel:

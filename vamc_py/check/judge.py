@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 from vamc_py.check.compare import difference
 from vamc_py.check.interpreter import OperatorError
-from vamc_py.check.locate import first_difference, first_lossy_difference
+from vamc_py.check.locate import first_difference, first_lossy_difference, leeways
 from vamc_py.check.results import BUILD, IMPORT, CheckResult, Finding, StageResult
 from vamc_py.check.scenario import Row
 from vamc_py.check.stages import StageRun, StageRunner
 from vamc_py.check.values import Array
-from vamc_py.pipeline.base import Pass
+from vamc_py.pipeline.base import Context, Pass
 from vamc_py.pipeline.program import STEP, Program
 from vamc_py.pipeline.runner import PassRun
 
@@ -27,8 +27,11 @@ CACHE_ROUNDING = 1e-3
 class Judge:
     """Compares each stage with the torch model and with the stage before it, and fills ``result``."""
 
-    def __init__(self, runner: StageRunner, reference: Mapping[Row, Array], result: CheckResult) -> None:
+    def __init__(
+        self, runner: StageRunner, reference: Mapping[Row, Array], result: CheckResult, context: Context
+    ) -> None:
         self.runner = runner
+        self._context = context
         self.last: StageRun  # of the last stage that was right
         self._reference = reference
         self._result = result
@@ -41,7 +44,8 @@ class Judge:
     def is_wrong(self, run: PassRun) -> bool:
         """Runs the module that a pass left. True where it is wrong."""
         planned, program = run.planned, run.after
-        label, tolerance, allowed = planned.label, planned.one.tolerance, self.allowed(planned.one, program)
+        tolerance = planned.one.tolerance_for(self._context)
+        label, allowed = planned.label, self.allowed(tolerance, run)
         if not run.changed:
             self._add(StageResult(label, False, difference(self.last.logits, self._reference), 0.0, allowed))
             return False
@@ -52,27 +56,30 @@ class Judge:
             self._find(Finding(label, planned.origin, program.name, math.nan, allowed, tolerance, reason=reason))
             return True
         added = difference(after.logits, self.last.logits).relative
-        place, worst = None, None
+        place, worst, limit = None, None, tolerance
         if tolerance > EXACT:
-            place, worst = first_lossy_difference(self.runner, self.last, after, tolerance)
+            place, worst, limit = first_lossy_difference(self.runner, self.last, after, tolerance)
         elif not added <= allowed:
             place = first_difference(self.runner, self.last, after, tolerance)
         if tolerance > EXACT and place is None and not added <= allowed:
             place = first_difference(self.runner, self.last, after, tolerance)
-        self._add(StageResult(label, True, difference(after.logits, self._reference), added, allowed, worst, tolerance))
+        self._add(StageResult(label, True, difference(after.logits, self._reference), added, allowed, worst, limit))
         if place is None and added <= allowed:
             self.last = after
             return False
-        self._find(Finding(label, planned.origin, program.name, added, allowed, tolerance, place))
+        at_most = tolerance if place is None else place.allowed
+        self._find(Finding(label, planned.origin, program.name, added, allowed, at_most, place))
         return True
 
     def built(self, program: Program) -> bool:
         """Runs the module as TVM builds it. True where that is wrong."""
         return self._wrong_by_logits(BUILD, self.runner.run_built(program), self.last.logits)
 
-    def allowed(self, one: Pass, program: Program) -> float:
-        """By how much a pass that left this program may move the logits."""
-        allowed = one.tolerance if one.tolerance <= EXACT else ADDED_UP * one.tolerance
+    def allowed(self, tolerance: float, run: PassRun) -> float:
+        """By how much a pass of this tolerance may move the logits."""
+        program = run.after
+        most = max([tolerance, *leeways(run.before, program).values()])
+        allowed = most if most <= EXACT else ADDED_UP * most
         rounded = program.name == STEP and self.runner.target.cache_dtype != "float32"
         return max(allowed, CACHE_ROUNDING) if rounded else allowed
 

@@ -17,6 +17,7 @@ from vamc_py.check.compare import relative_error, same_elements
 from vamc_py.check.scenario import Call
 from vamc_py.check.stages import StageRun, StageRunner, Values
 from vamc_py.check.values import Array, Value
+from vamc_py.dialect import operators
 from vamc_py.inspect.bindings import View
 from vamc_py.inspect.layers import Members, layer_of_bindings
 from vamc_py.pipeline.graph import Graph, operator_name, variables
@@ -25,6 +26,7 @@ from vamc_py.pipeline.program import OPERATOR_ATTRIBUTE, Program
 # What only shows a value in another form; the operator at fault is the one that made the value.
 _VIEWS = {"relax.reshape", "relax.permute_dims", "relax.expand_dims", "relax.squeeze", "relax.split"}
 _ATTENTIONS = {"attention", "cached_attention", "qkv_attention"}
+_KERNEL_CALLS = {"call_tir", "call_tir_inplace"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Place:
     operator: str  # "vamc.linear", "kernel linear_int8_3072x1024"
     layer: int | None
     error: float  # relative, of ``shown``
+    allowed: float  # of ``error``
     shown: str  # the binding that has a value to compare with: itself, or a view of it
     before: str  # what had this value before the pass, on one line; empty where nothing had
     call: Call  # the step in which it shows
@@ -51,7 +54,21 @@ class _Seen:
     """What a run with former values found, by step."""
 
     agreeing: dict[Call, set[str]] = field(default_factory=dict)
-    errors: list[tuple[Call, str, float]] = field(default_factory=list)  # of every binding that could be compared
+    errors: list[_Error] = field(default_factory=list)  # of every binding that could be compared
+
+
+@dataclass(frozen=True)
+class _Error:
+    """Of one binding in one step."""
+
+    call: Call
+    name: str
+    relative: float
+    allowed: float
+
+    @property
+    def is_fault(self) -> bool:
+        return self.relative > self.allowed
 
 
 def first_difference(runner: StageRunner, before: StageRun, after: StageRun, tolerance: float) -> Place | None:
@@ -60,29 +77,44 @@ def first_difference(runner: StageRunner, before: StageRun, after: StageRun, tol
     For results that are known to differ: where no binding can be compared, an operator is found by what agrees.
     """
     seen = _compare(runner, before, after, tolerance)
-    differing = [one for one in seen.errors if one[2] > tolerance]
-    found = differing[0] if differing else _first_without_match(before, after, tolerance)
-    return None if found is None else _describe(before, after, found, seen.agreeing[found[0]], runner.members)
+    differing = (error for error in seen.errors if error.is_fault)
+    found = next(differing, None) or _first_without_match(before, after, tolerance)
+    return None if found is None else _describe(before, after, found, seen.agreeing[found.call], runner.members)
 
 
 def first_lossy_difference(
     runner: StageRunner, before: StageRun, after: StageRun, tolerance: float
-) -> tuple[Place | None, float]:
-    """The same whether the results differ or not, and the largest error of one operator: only of bindings that compute
-    the same operator before and after."""
+) -> tuple[Place | None, float, float]:
+    """The same whether the results differ or not, and the error of one operator that comes closest to what it may be,
+    with that: only of bindings that compute the same operator before and after."""
     seen = _compare(runner, before, after, tolerance)
     kinds = [_kinds(program) for program in (before.program, after.program)]
-    found, worst = None, 0.0
-    for call, name, error in seen.errors:
-        if kinds[0].get(name) == kinds[1].get(name) != "":
-            worst = max(worst, error)
-            if error > tolerance and found is None:
-                found = _describe(before, after, (call, name, error), seen.agreeing[call], runner.members)
-    return found, worst
+    same = [one for one in seen.errors if kinds[0].get(one.name) == kinds[1].get(one.name) != ""]
+    fault = next((one for one in same if one.is_fault), None)
+    worst = max(same, key=lambda one: one.relative / one.allowed, default=None)
+    if worst is None:
+        return None, 0.0, tolerance
+    place = None if fault is None else _describe(before, after, fault, seen.agreeing[fault.call], runner.members)
+    return place, worst.relative, worst.allowed
+
+
+def leeways(before: Program, after: Program) -> dict[str, float]:
+    """What operators leave to their kernels, by the name of each binding that was the operator before and is a kernel
+    of it now."""
+    operators_before = {str(var.name): value for var, value in Graph(before.function).values.items()}
+    graph = Graph(after.function)
+    found = {}
+    for var, value in graph.values.items():
+        operator = operators().get(f"relax.vamc.{_served(after, _whole(graph, value))}")
+        call = operators_before.get(str(var.name))
+        if operator is not None and operator_name(call) == operator.full_name:
+            found[str(var.name)] = operator.leeway(call)
+    return found
 
 
 def _compare(runner: StageRunner, before: StageRun, after: StageRun, tolerance: float) -> _Seen:
     seen = _Seen()
+    more = leeways(before.program, after.program)
     known = {call: former_values(before, call) for call in after.steps}
 
     def force(call: Call, name: str, value: Value) -> Value:
@@ -92,13 +124,13 @@ def _compare(runner: StageRunner, before: StageRun, after: StageRun, tolerance: 
             if _matches(value.array, known[call], tolerance):
                 agreeing.add(name)
             return value
-        error = relative_error(value.array, former)
-        if error > tolerance and _is_renamed(value.array, known[call], after.steps[call], tolerance):
+        error = _Error(call, name, relative_error(value.array, former), max(tolerance, more.get(name, 0.0)))
+        if error.is_fault and _is_renamed(value.array, known[call], after.steps[call], tolerance):
             agreeing.add(name)
             return value
-        if error <= tolerance:
+        if not error.is_fault:
             agreeing.add(name)
-        seen.errors.append((call, name, error))
+        seen.errors.append(error)
         return Value(former.reshape(value.shape).astype(value.array.dtype))
 
     runner.run(after.program, force, tuple(after.steps))
@@ -147,7 +179,7 @@ def _is_renamed(value: Array, former: Values, values: Values, tolerance: float) 
     return False
 
 
-def _first_without_match(before: StageRun, after: StageRun, tolerance: float) -> tuple[Call, str, float] | None:
+def _first_without_match(before: StageRun, after: StageRun, tolerance: float) -> _Error | None:
     """The first binding that nothing before has the value of, and from which no value is computed that agrees."""
     graph = Graph(after.program.function)
     for call, values in after.steps.items():
@@ -156,7 +188,7 @@ def _first_without_match(before: StageRun, after: StageRun, tolerance: float) ->
         leading = _leading_to(graph, agreeing)
         for name in values:
             if name not in leading:
-                return call, name, float("nan")
+                return _Error(call, name, float("nan"), tolerance)
     return None
 
 
@@ -172,12 +204,9 @@ def _leading_to(graph: Graph, names: set[str]) -> set[str]:
     return {str(var.name) for var in found}
 
 
-def _describe(
-    before: StageRun, after: StageRun, found: tuple[Call, str, float], agreeing: set[str], members: Members
-) -> Place:
-    call, shown, error = found
+def _describe(before: StageRun, after: StageRun, found: _Error, agreeing: set[str], members: Members) -> Place:
     function = after.program.function
-    binding = _maker(Graph(function), shown, agreeing)
+    binding = _maker(Graph(function), found.name, agreeing)
     view, former = View(function), View(before.program.function)
     statement = next((one for _, one in view.numbered() if one.name == binding), None)  # none for a renamed parameter
     former_lines = {statement.name: former.line(statement) for _, statement in former.numbered()}
@@ -186,10 +215,11 @@ def _describe(
         text=binding if statement is None else view.line(statement),
         operator="" if statement is None else statement.operator,
         layer=layer_of_bindings(function, members).get(binding),
-        error=error,
-        shown=shown,
-        before=former_lines.get(shown, ""),
-        call=call,
+        error=found.relative,
+        allowed=found.allowed,
+        shown=found.name,
+        before=former_lines.get(found.name, ""),
+        call=found.call,
     )
 
 
@@ -213,14 +243,24 @@ def _kinds(program: Program) -> Mapping[str, str]:
     graph = Graph(program.function)
 
     def kind(value: Any) -> str:
-        if isinstance(value, relax.TupleGetItem):
-            inner = graph.value(value)
-            return kind(graph.value(inner.tuple_value)) if isinstance(inner, relax.TupleGetItem) else ""
-        name = operator_name(value).removeprefix("relax.")
-        if name in ("call_tir", "call_tir_inplace"):
-            attributes = program.module[value.args[0]].attrs or {}
-            name = str(attributes[OPERATOR_ATTRIBUTE]) if OPERATOR_ATTRIBUTE in attributes else ""
-        name = name.removeprefix("vamc.")
+        call = _whole(graph, value)
+        name = operator_name(call).removeprefix("relax.")
+        name = (_served(program, call) if name in _KERNEL_CALLS else name).removeprefix("vamc.")
         return "attention" if name in _ATTENTIONS else name
 
     return {str(var.name): kind(value) for var, value in graph.values.items()}
+
+
+def _whole(graph: Graph, value: Any) -> Any:
+    """The call that gives the tuple which the value is an item of; another value as it is."""
+    while isinstance(value, relax.TupleGetItem):
+        value = graph.value(value.tuple_value)
+    return value
+
+
+def _served(program: Program, call: Any) -> str:
+    """The operator that the kernel of a call serves; "" where it is none of the schedules', or the call none."""
+    if operator_name(call).removeprefix("relax.") not in _KERNEL_CALLS:
+        return ""
+    attributes = program.module[call.args[0]].attrs or {}
+    return str(attributes[OPERATOR_ATTRIBUTE]) if OPERATOR_ATTRIBUTE in attributes else ""

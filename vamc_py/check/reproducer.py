@@ -138,7 +138,7 @@ def _write(folder: Path, smallest: Smallest, planned: Planned, finding: Finding,
     (folder / _MODULE).write_text(tvm.ir.save_json(case.program.module), encoding="utf-8")
     with (folder / _ARRAYS).open("wb") as file:
         np.savez(file, allow_pickle=False, **dict(_arrays(case)))
-    options, allowed = option_values(planned.one), finding.allowed if case.scenario else planned.one.tolerance
+    options, allowed = option_values(planned.one), finding.allowed if case.scenario else finding.tolerance
     script = _PROGRAM.format(reference=pass_reference(planned), options=options, allowed=allowed)
     (folder / SCRIPT).write_text(script, encoding="utf-8")
     (folder / _README).write_text("\n".join(_readme(smallest, finding, layers)) + "\n", encoding="utf-8")

@@ -62,6 +62,18 @@ def make_scenario(vocabulary: int, tokens: int, seed: int = 0) -> Scenario:
     return Scenario((first, second), calls)
 
 
+def most_prompt(context: int, prefill: int, wanted: int) -> int:
+    """The tokens of the longest prompt, up to ``wanted``, whose scenario has room in a context and a prefill length."""
+    return next(
+        (
+            tokens
+            for tokens in range(wanted, 2, -1)
+            if tokens + DECODED <= context and most_tokens(make_scenario(2, tokens).calls) <= prefill
+        ),
+        2,
+    )
+
+
 def rows_of(call: Call) -> Iterator[Row]:
     """The rows of a step, in order."""
     return ((run.sequence, position) for run in call for position in run.positions)

@@ -12,6 +12,7 @@ from tvm import ir, relax
 from vamc_py.check.case import Case
 from vamc_py.check.check import Faulty
 from vamc_py.check.interpreter import OperatorError
+from vamc_py.check.locate import leeways
 from vamc_py.check.stages import Values
 from vamc_py.check.values import Array, Value
 from vamc_py.pipeline.base import Context, Pass
@@ -105,8 +106,10 @@ class _Search:
             return {} if self._does_not_run and self._runs(case) else None
         except Exception:
             return None
-        judged = [errors.get(self.shown, 0.0)] if self.shown else list(errors.values())
-        return errors if any(not error <= self.one.tolerance for error in judged) else None
+        tolerance, more = self.one.tolerance_for(self._context), leeways(case.program, after)
+        judged = [self.shown] if self.shown else list(errors)
+        wrong = (not errors.get(name, 0.0) <= max(tolerance, more.get(name, 0.0)) for name in judged)
+        return errors if any(wrong) else None
 
     def _runs(self, case: Case) -> bool:
         try:

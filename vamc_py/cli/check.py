@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 def check(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file.")],
     layers: Annotated[int, typer.Option("--layers", min=1, help="Layers of the model to run, from the first.")] = 2,
-    tokens: Annotated[int, typer.Option("--tokens", min=2, help="Tokens of the longer of the two prompts.")] = 16,
+    tokens: Annotated[
+        int | None,
+        typer.Option("--tokens", min=2, help="Tokens of the longer of the two prompts. Default: 40, or what fits."),
+    ] = None,
     bisect: Annotated[
         bool,
         typer.Option("--bisect", help="Cut a wrong pass's module down to the least that shows it, and keep that."),

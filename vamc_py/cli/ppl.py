@@ -20,7 +20,7 @@ def command(
     text: Annotated[Path, typer.Option(help="A UTF-8 text file.")],
     context: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
     chunks: Annotated[int | None, typer.Option(help="Windows to score; by default all.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; by default all cores this process may use.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; by default VAMC_NUM_THREADS, else all cores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Perplexity on a text, in windows of which the second half is scored, as llama.cpp does.

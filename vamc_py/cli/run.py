@@ -38,7 +38,7 @@ def _run(
     chat: Annotated[bool, typer.Option("--chat", help="Hold a conversation; /exit ends, /reset forgets it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
     context: Annotated[int | None, typer.Option(help="Most tokens of prompt and output.  [default: compiled]")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads.  [default: all cores]")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads.  [default: VAMC_NUM_THREADS, or all cores]")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print statistics to stderr in any case.")] = False,
 ) -> None:
     """Stream the answer of a compiled model.

@@ -1,7 +1,15 @@
 """The YAML of vamc: models of its sections, and loading with every fault at its place."""
 
-from vamc_py.config.compilable import check_compilable
+from vamc_py.config.compilable import check_activation, check_compilable, check_wide
 from vamc_py.config.config import Config
 from vamc_py.config.load import LoadedConfig, load_config, load_text
 
-__all__ = ["Config", "LoadedConfig", "check_compilable", "load_config", "load_text"]
+__all__ = [
+    "Config",
+    "LoadedConfig",
+    "check_activation",
+    "check_compilable",
+    "check_wide",
+    "load_config",
+    "load_text",
+]

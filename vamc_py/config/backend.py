@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from vamc_py.config.cpus import NATIVE, known_cpu
 from vamc_py.config.section import Section, on
 
 BackendType = Literal["tvm_vacc", "tvm_llvm", "tvm_cuda"]
@@ -93,12 +94,20 @@ class Backend(Section):
 
     type: BackendType = Field(
         default="tvm_vacc",
-        description="The target: `tvm_llvm` is this machine's processor, `tvm_vacc` Vastai's accelerator, `tvm_cuda` "
-        "an NVIDIA GPU.",
+        description="The target: `tvm_llvm` is an x86 processor (see `target`), `tvm_vacc` Vastai's accelerator, "
+        "`tvm_cuda` an NVIDIA GPU.",
     )
     dtype: DataType = Field(
         description="The weights' data type. `int8`: one scale for each output row, see `frontend.quantize`. The KV "
         "cache is float32 with `fp32`, else float16.",
+    )
+    target: Annotated[str, AfterValidator(known_cpu)] = Field(
+        default=NATIVE,
+        description="The CPU that the module is for: `native` is the one of this machine; else an LLVM name, such as "
+        "`target: znver4`, `icelake-server`, `alderlake` or `haswell`, or a level: `x86-64-v3` runs on every CPU with "
+        "AVX2, FMA and F16C, `x86-64-v4` on every one with AVX-512. The compile runs anywhere; the artifact runs where "
+        "the CPU has the instructions that its kernels use.",
+        json_schema_extra=on("llvm", form="CPU name"),
     )
     merge_params: bool | None = Field(
         default=None,

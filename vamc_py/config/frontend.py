@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
+from vamc_py.activation import Activation
 from vamc_py.config.section import Section, on
 
 FrontendType = Literal["huggingface", "gguf", "onnx", "pytorch", "keras", "tensorflow", "darknet"]
@@ -125,6 +126,20 @@ class Quantize(Section):
     lm_head: bool | None = Field(
         default=None,
         description="Quantize lm_head and the embedding too. null is the target's default: true on llvm.",
+    )
+    activation: Activation | None = Field(
+        default=None,
+        description="How exactly the int8 weights meet the activations of more than a few tokens a step (8; with bf16 "
+        "24), as in prefill; fewer tokens always keep 16 bits. `int16`: 16 bits for all. `bf16`: both rounded to "
+        "bfloat16. `int8_g32`, `int8_g64`, `int8_g128`: int8 for each token and group of so many columns. "
+        "`int8_token`: int8 for each token. null: `bf16` where the target has AVX512-BF16, else `int16`.",
+        json_schema_extra=on("llvm"),
+    )
+    wide: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(),
+        description="Weights whose activations keep 16 bits whatever `activation` says: patterns of their names in "
+        'the checkpoint, with or without `.weight`, such as `["lm_head", "*.down_proj", "model.layers.0.*"]`.',
+        json_schema_extra=on("llvm"),
     )
     device: str | None = Field(
         default=None, description="Where the calibration runs, such as `cuda:5` or `cpu`. Not used by `w8a16`."

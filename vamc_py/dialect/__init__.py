@@ -7,7 +7,7 @@ in plain loops, against which a target's kernels are tested.
 from vamc_py.dialect.attention import attention, cached_attention, qkv_attention
 from vamc_py.dialect.dense_cache import cache_append, causal_mask
 from vamc_py.dialect.embedding import embedding
-from vamc_py.dialect.linear import linear
+from vamc_py.dialect.linear import LinearCall, linear
 from vamc_py.dialect.registry import Operator, operators
 from vamc_py.dialect.rms_norm import rms_norm
 from vamc_py.dialect.rotary import rotary, rotary_angles
@@ -15,6 +15,7 @@ from vamc_py.dialect.select_rows import select_rows
 from vamc_py.dialect.swiglu import swiglu
 
 __all__ = [
+    "LinearCall",
     "Operator",
     "attention",
     "cache_append",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tvm import relax
 from tvm.script import tirx as T
 
 from vamc_py.dialect.registry import define, dtype_of, shape_of, tensor
+from vamc_py.dialect.rounding import to_bfloat16
 
 CACHE_BLOCK = 16  # positions that lie together in a cache
+Products = Literal["float32", "bfloat16"]
+BFLOAT16_LEEWAY = 0.01  # bfloat16 rounds by up to 2 ** -9 = 0.002
 
 
 def _reference(_builder: Any, call: Any) -> Any:
@@ -36,7 +39,12 @@ def attention(q: Any, k: Any, v: Any, mask: Any, *, scale: float) -> tuple[list[
 def _cached_reference(builder: Any, call: Any) -> Any:
     q, k = call.args[0], call.args[1]
     kernel = cached_attention_reference(
-        int(shape_of(q)[-2]), int(shape_of(k)[-2]), int(shape_of(q)[-1]), dtype_of(call.args[6]), call.attrs["scale"]
+        int(shape_of(q)[-2]),
+        int(shape_of(k)[-2]),
+        int(shape_of(q)[-1]),
+        dtype_of(call.args[6]),
+        call.attrs["scale"],
+        str(call.attrs["products"]),
     )
     q, k, v, positions, slots, pages, k_cache, v_cache = call.args
     if len(shape_of(q)) != 3:  # a leading 1
@@ -51,9 +59,23 @@ def _cached_reference(builder: Any, call: Any) -> Any:
     return attended if q is call.args[0] else relax.op.reshape(builder.emit(attended), shape_of(call))
 
 
-@define("cached_attention", infer_type=lambda call: call.args[0].ty, reference=_cached_reference)
+def _leeway(call: Any) -> float:
+    return BFLOAT16_LEEWAY if call.attrs["products"] == "bfloat16" else 0.0
+
+
+@define("cached_attention", infer_type=lambda call: call.args[0].ty, reference=_cached_reference, leeway=_leeway)
 def cached_attention(
-    q: Any, k: Any, v: Any, positions: Any, slots: Any, pages: Any, k_cache: Any, v_cache: Any, *, scale: float
+    q: Any,
+    k: Any,
+    v: Any,
+    positions: Any,
+    slots: Any,
+    pages: Any,
+    k_cache: Any,
+    v_cache: Any,
+    *,
+    scale: float,
+    products: Products = "float32",
 ) -> tuple[list[Any], dict[str, Any]]:
     """Writes k and v of the new tokens into the caches, then attends over each token's sequence up to its position.
 
@@ -61,8 +83,15 @@ def cached_attention(
     ``positions[i]`` of sequence slot ``slots[i]``, a slot's tokens lie together in ascending order; pages i32 [s, p]:
     position t of slot s is in page ``pages[s, t // page_size]``. Caches, float16 or float32, changed in place: k_cache
     [pages, KV, blocks, d, 16], v_cache [pages, KV, blocks, 16, d]; page_size = 16 * blocks -> f32 like q.
+
+    ``products`` "bfloat16": q, the keys and values as the caches give them, and the weights exp(score - largest score)
+    are rounded to bfloat16, half to even, before they are multiplied; sums stay float32. A kernel may take another
+    score than the largest for the weights, and float32 for the tokens of a slot that has few, as in decoding: its
+    leeway is that of the rounding.
     """
-    return [q, k, v, positions, slots, pages, k_cache, v_cache], {"scale": float(scale)}
+    _check_products(products)
+    arguments = [q, k, v, positions, slots, pages, k_cache, v_cache]
+    return arguments, {"scale": float(scale), "products": str(products)}
 
 
 def _fused_cached_infer(call: Any) -> Any:
@@ -82,7 +111,9 @@ def _fused_cached_reference(builder: Any, call: Any) -> Any:
     from vamc_py.dialect.rotary import rotary
 
     q, k = (builder.emit(rotary(x, cos, sin)) for x in (q, k))
-    attended = cached_attention(q, k, v, positions, slots, pages, k_cache, v_cache, scale=call.attrs["scale"])
+    attended = cached_attention(
+        q, k, v, positions, slots, pages, k_cache, v_cache, scale=call.attrs["scale"], products=call.attrs["products"]
+    )
     return relax.op.reshape(builder.emit(attended), [n, heads * dim])
 
 
@@ -92,28 +123,47 @@ def _normalized(x: Any, weight: Any, epsilon: float) -> Any:
     return rms_norm(x, weight, epsilon=epsilon)
 
 
-@define("qkv_attention", infer_type=_fused_cached_infer, reference=_fused_cached_reference)
+@define("qkv_attention", infer_type=_fused_cached_infer, reference=_fused_cached_reference, leeway=_leeway)
 def qkv_attention(
-    *arguments: Any, heads: int, kv_heads: int, head_dim: int, scale: float, epsilon: float = 0.0
+    *arguments: Any,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    scale: float,
+    epsilon: float = 0.0,
+    products: Products = "float32",
 ) -> tuple[list[Any], dict[str, Any]]:
     """cached_attention with what comes before it: the split of a merged projection, q and k norm, and the rotation.
 
     qkv f32 [n, (H + 2 KV) * d]: q heads, then k, then v; [q_norm f32 [d], k_norm f32 [d]: RMSNorm over each head, with
-    ``epsilon``]; cos, sin f32 [n, d]; positions, slots, pages, k_cache, v_cache as in cached_attention
+    ``epsilon``]; cos, sin f32 [n, d]; positions, slots, pages, k_cache, v_cache and ``products`` as in cached_attention
     -> f32 [n, H * d].
     """
+    _check_products(products)
     return list(arguments), {
         "heads": int(heads),
         "kv_heads": int(kv_heads),
         "head_dim": int(head_dim),
         "scale": float(scale),
         "epsilon": float(epsilon),
+        "products": str(products),
     }
 
 
-def cached_attention_reference(heads: int, kv_heads: int, dim: int, cache_dtype: str, scale: float) -> Any:
+def _check_products(products: str) -> None:
+    if products not in get_args(Products):
+        raise ValueError(f"attention multiplies in {' or '.join(get_args(Products))}, not in {products}")
+
+
+def cached_attention_reference(
+    heads: int, kv_heads: int, dim: int, cache_dtype: str, scale: float, products: str = "float32"
+) -> Any:
     """The definition of cached_attention as plain scalar loops: slow, and short enough to be checked by reading."""
     group = heads // kv_heads
+
+    def factor(value: Any) -> Any:
+        """A float32 as it is multiplied."""
+        return to_bfloat16(value) if products == "bfloat16" else value
 
     @T.prim_func  # type: ignore[untyped-decorator]
     def reference(
@@ -154,8 +204,8 @@ def cached_attention_reference(heads: int, kv_heads: int, dim: int, cache_dtype:
                     page = pages[slots[i], t // (blocks * CACHE_BLOCK)]
                     state[2] = T.float32(0)
                     for d in range(dim):
-                        state[2] = state[2] + q[i, h, d] * T.cast(
-                            k_cache[page, h // group, t // CACHE_BLOCK % blocks, d, t % CACHE_BLOCK], "float32"
+                        state[2] = state[2] + factor(q[i, h, d]) * factor(
+                            T.cast(k_cache[page, h // group, t // CACHE_BLOCK % blocks, d, t % CACHE_BLOCK], "float32")
                         )
                     state[2] = state[2] * T.float32(scale)
                     if passage == 0:
@@ -164,8 +214,10 @@ def cached_attention_reference(heads: int, kv_heads: int, dim: int, cache_dtype:
                         state[2] = T.exp(state[2] - state[0])
                         state[1] = state[1] + state[2]
                         for d in range(dim):
-                            out[i, h, d] = out[i, h, d] + state[2] * T.cast(
-                                v_cache[page, h // group, t // CACHE_BLOCK % blocks, t % CACHE_BLOCK, d], "float32"
+                            out[i, h, d] = out[i, h, d] + factor(state[2]) * factor(
+                                T.cast(
+                                    v_cache[page, h // group, t // CACHE_BLOCK % blocks, t % CACHE_BLOCK, d], "float32"
+                                )
                             )
             for d in range(dim):
                 out[i, h, d] = out[i, h, d] / state[1]

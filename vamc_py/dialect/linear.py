@@ -2,11 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, get_args
 
-from tvm import relax
+from tvm import relax, te, tirx
 
+from vamc_py.activation import Activation, Prologue, columns_per_scale
 from vamc_py.dialect.registry import define, dtype_of, shape_of, tensor
+from vamc_py.dialect.rms_norm import rms_norm
+from vamc_py.dialect.rounding import to_bfloat16
+from vamc_py.dialect.swiglu import swiglu
+
+# Attributes that are only there where they say something: a call without any of them reads as it always did.
+_OPTIONAL: dict[str, Any] = {"activation": "int16", "wide_rows": 0, "prologue": "none", "epsilon": 0.0}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearCall:
+    """A call of linear taken apart: ``replace(LinearCall.of(call), residual=r).make()`` is the call with one more."""
+
+    x: Any
+    weight: Any
+    scale: Any = None
+    bias: Any = None
+    residual: Any = None
+    norm: Any = None
+    activation: Activation = "int16"
+    wide_rows: int = 0
+    prologue: Prologue = "none"
+    epsilon: float = 0.0
+
+    @classmethod
+    def of(cls, call: Any) -> LinearCall:
+        """The parts of a call of ``R.vamc.linear``."""
+        x, weight, *rest = call.args
+        given = iter(rest)
+        attributes = {name: call.attrs.get(name, default) for name, default in _OPTIONAL.items()}
+        return cls(
+            x,
+            weight,
+            scale=next(given) if dtype_of(weight) == "int8" else None,
+            bias=next(given) if call.attrs["bias"] else None,
+            residual=next(given) if call.attrs["residual"] else None,
+            norm=next(given) if attributes["prologue"] == "rms_norm" else None,
+            activation=str(attributes["activation"]),  # type: ignore[arg-type]
+            wide_rows=int(attributes["wide_rows"]),
+            prologue=str(attributes["prologue"]),  # type: ignore[arg-type]
+            epsilon=float(attributes["epsilon"]),
+        )
+
+    def make(self) -> Any:
+        """The call of ``R.vamc.linear``."""
+        optional = (self.scale, self.bias, self.residual, self.norm)
+        return linear(
+            self.x,
+            self.weight,
+            *(argument for argument in optional if argument is not None),
+            bias=self.bias is not None,
+            residual=self.residual is not None,
+            activation=self.activation,
+            wide_rows=self.wide_rows,
+            prologue=self.prologue,
+            epsilon=self.epsilon,
+        )
 
 
 def _infer(call: Any) -> Any:
@@ -14,18 +73,46 @@ def _infer(call: Any) -> Any:
     return tensor([*shape_of(x)[:-1], shape_of(weight)[0]])
 
 
-def _reference(_builder: Any, call: Any) -> Any:
-    x, weight, *rest = call.args
-    optional = iter(rest)
-    scale = next(optional) if dtype_of(weight) == "int8" else None
-    y = relax.op.matmul(x, relax.op.permute_dims(relax.op.astype(weight, "float32")), out_dtype="float32")
-    if scale is not None:
-        y = relax.op.multiply(y, scale)
-    if call.attrs["bias"]:
-        y = relax.op.add(y, next(optional))
-    if call.attrs["residual"]:
-        y = relax.op.add(y, next(optional))
+def _reference(builder: Any, call: Any) -> Any:
+    parts = LinearCall.of(call)
+    x = parts.x
+    if parts.prologue == "rms_norm":
+        x = builder.emit(rms_norm(x, parts.norm, epsilon=parts.epsilon))
+    elif parts.prologue == "swiglu":
+        x = builder.emit(swiglu(x))
+    if parts.activation != "int16":
+        x = builder.emit_te(_rounded, x, parts.activation, parts.wide_rows, primfunc_name_hint="rounded")
+    y = relax.op.matmul(x, relax.op.permute_dims(relax.op.astype(parts.weight, "float32")), out_dtype="float32")
+    if parts.scale is not None:
+        y = relax.op.multiply(y, parts.scale)
+    for term in (parts.bias, parts.residual):
+        if term is not None:
+            y = relax.op.add(y, term)
     return y
+
+
+def _rounded(x: Any, activation: Activation, wide_rows: int) -> Any:
+    """x f32 [..., K] as a product with more than ``wide_rows`` rows sees it; x itself for fewer rows (a te tensor)."""
+    columns = int(x.shape[-1])
+    many = math.prod(x.shape[:-1], start=tirx.IntImm("int64", 1)) > wide_rows
+    group = columns_per_scale(activation, columns)
+    if group is None:
+        return te.compute(x.shape, lambda *i: tirx.if_then_else(many, to_bfloat16(x(*i)), x(*i)), "rounded")
+    inside = te.reduce_axis((0, group), "inside")
+
+    def magnitude(*i: Any) -> Any:
+        column = i[-1] * group + inside
+        return tirx.if_then_else(column < columns, te.abs(x(*i[:-1], column)), tirx.const(0.0, "float32"))
+
+    groups = [*x.shape[:-1], -(-columns // group)]
+    largest = te.compute(groups, lambda *i: te.max(magnitude(*i), axis=inside), "largest")
+
+    def rounded(*i: Any) -> Any:
+        scale = largest(*i[:-1], i[-1] // group) / tirx.const(127.0, "float32")
+        zeros = scale == tirx.const(0.0, "float32")
+        return tirx.if_then_else(tirx.any(tirx.Not(many), zeros), x(*i), te.nearbyint(x(*i) / scale) * scale)
+
+    return te.compute(x.shape, rounded, "rounded")
 
 
 @define("linear", infer_type=_infer, reference=_reference)
@@ -35,11 +122,49 @@ def linear(
     *optional: Any,
     bias: bool = False,
     residual: bool = False,
+    activation: Activation = "int16",
+    wide_rows: int = 0,
+    prologue: Prologue = "none",
+    epsilon: float = 0.0,
 ) -> tuple[list[Any], dict[str, Any]]:
-    """y = x @ weight.T [* scale] [+ bias] [+ residual], accumulated in float32 or exactly.
+    """y = p(x) @ weight.T [* scale] [+ bias] [+ residual], accumulated in float32 or exactly.
 
     x f32 [..., K]; weight [N, K], float32, float16, bfloat16 or int8; then, in this order where they are there: scale
-    f32 [N] (int8 weights only, one a row), bias f32 [N] (``bias``), residual f32 [..., N] (``residual``)
-    -> f32 [..., N].
+    f32 [N] (int8 weights only, one a row), bias f32 [N] (``bias``), residual f32 [..., N] (``residual``), norm f32 [K]
+    (``prologue`` "rms_norm") -> f32 [..., N].
+
+    ``prologue`` says what p is: "none", x itself; "rms_norm", rms_norm(x, norm) with ``epsilon``; "swiglu": x is
+    f32 [..., 2K], gates first, and p is swiglu(x) f32 [..., K].
+
+    ``activation``, for int8 weights, says how exactly p(x) is taken where x has more than ``wide_rows`` rows (all
+    dimensions but the last multiplied): "int16", as it is (a kernel may round it to 16 bits a row); "bf16", rounded to
+    bfloat16, in which int8 values are exact; "int8_g32", "int8_g64", "int8_g128" and "int8_token", rounded to int8 in
+    groups of so many columns, the last of which may be shorter, or in one group a row: p = round(p / s) * s with
+    s = max|p| / 127 of the group. All round half to even. Up to ``wide_rows`` rows it is "int16". Attributes that say
+    nothing (these two with "int16", ``epsilon`` without a norm, a prologue "none") are left out of the call.
+
+    ValueError for an unknown activation or prologue, or another number of arguments.
     """
-    return [x, weight, *optional], {"bias": bool(bias), "residual": bool(residual)}
+    _check(weight, activation, wide_rows, prologue)
+    wanted = (dtype_of(weight) == "int8") + bool(bias) + bool(residual) + (prologue == "rms_norm")
+    if len(optional) != wanted:
+        raise ValueError(f"R.vamc.linear takes {wanted} arguments behind the weight here, not {len(optional)}")
+    attributes: dict[str, Any] = {"bias": bool(bias), "residual": bool(residual)}
+    if activation != "int16":
+        attributes |= {"activation": activation, "wide_rows": int(wide_rows)}
+    if prologue != "none":
+        attributes["prologue"] = prologue
+    if prologue == "rms_norm":
+        attributes["epsilon"] = float(epsilon)
+    return [x, weight, *optional], attributes
+
+
+def _check(weight: Any, activation: str, wide_rows: int, prologue: str) -> None:
+    if activation not in get_args(Activation):
+        raise ValueError(f"R.vamc.linear has no activation {activation}; it has {', '.join(get_args(Activation))}")
+    if prologue not in get_args(Prologue):
+        raise ValueError(f"R.vamc.linear has no prologue {prologue}; it has {', '.join(get_args(Prologue))}")
+    if wide_rows < 0:
+        raise ValueError(f"wide_rows of R.vamc.linear is a number of rows, not {wide_rows}")
+    if activation != "int16" and dtype_of(weight) != "int8":
+        raise ValueError(f"the activation {activation} of R.vamc.linear needs int8 weights, not {dtype_of(weight)}")

@@ -10,6 +10,7 @@ from vamc_py import _tvm
 
 InferType = Callable[[Any], Any]  # call -> type
 Reference = Callable[[Any, Any], Any]  # block builder, call -> an expression in TVM's own operators
+Leeway = Callable[[Any], float]  # call -> how far a kernel may lie from the reference
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Operator:
     op: Any  # tvm.ir.Op
     reference: Reference
     documentation: str
+    # What the specification leaves to kernels beyond the order of sums: |kernel - reference| / |reference|, Frobenius
+    # norms.
+    leeway: Leeway
 
     @property
     def full_name(self) -> str:
@@ -30,7 +34,13 @@ class Operator:
 _OPERATORS: dict[str, Operator] = {}
 
 
-def define(name: str, *, infer_type: InferType, reference: Reference) -> Callable[[Callable[..., Any]], Any]:
+def _none(_call: Any) -> float:
+    return 0.0
+
+
+def define(
+    name: str, *, infer_type: InferType, reference: Reference, leeway: Leeway = _none
+) -> Callable[[Callable[..., Any]], Any]:
     """Decorates the function that makes a call of the operator; its docstring documents the operator.
 
     The decorated function returns ``(arguments, attributes)``; the caller of the operator gets the Relax call.
@@ -42,7 +52,7 @@ def define(name: str, *, infer_type: InferType, reference: Reference) -> Callabl
             return _tvm.make_call(op, positional, named)
 
         op = _tvm.register_operator(name, infer_type, make)
-        _OPERATORS[f"relax.vamc.{name}"] = Operator(name, op, reference, function.__doc__ or "")
+        _OPERATORS[f"relax.vamc.{name}"] = Operator(name, op, reference, function.__doc__ or "", leeway)
         make.__name__, make.__doc__ = name, function.__doc__
         return make
 

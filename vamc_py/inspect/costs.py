@@ -9,14 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tvm import relax
 
 from vamc_py.dialect.attention import CACHE_BLOCK
 from vamc_py.inspect.calls import Call
 from vamc_py.inspect.loops import dimension, loop_operations
+from vamc_py.pipeline.program import (
+    ACTIVATION_ATTRIBUTE,
+    PRODUCTS_ATTRIBUTE,
+    PROLOGUE_ATTRIBUTE,
+    WIDE_ROWS_ATTRIBUTE,
+)
 from vamc_py.weights.plan import numpy_dtype
+
+Arithmetic = Literal["int8", "bf16", "fp32"]
+_ATTENTIONS = ("qkv_attention", "cached_attention")
 
 
 @dataclass(frozen=True)
@@ -86,10 +95,32 @@ def _elements(call: Call, size: StepSize) -> int:
     return sum(math.prod(tensor_shape(kind, size)) for kind in call.results)
 
 
+def arithmetic(call: Call, size: StepSize) -> Arithmetic:
+    """In which numbers a linear layer or an attention multiplies at this size; fp32 for all other calls.
+
+    int8 weights take float activations as two int8 digits, or as the kernel's activation says for many rows.
+    """
+    few = int(_attribute(call, WIDE_ROWS_ATTRIBUTE, 0))
+    if call.operator in _ATTENTIONS:
+        rounded = _attribute(call, PRODUCTS_ATTRIBUTE, "float32") == "bfloat16"
+        return "bf16" if rounded and size.tokens > few else "fp32"
+    if call.operator != "linear" or str(call.arguments[1].type.dtype) not in ("int8", "uint8"):
+        return "fp32"
+    many = tensor_shape(call.arguments[0].type, size)[0] > few
+    return "bf16" if many and _attribute(call, ACTIVATION_ATTRIBUTE, "int16") == "bf16" else "int8"
+
+
+def _attribute(call: Call, name: str, default: str | int) -> Any:
+    attributes = (call.function.attrs if call.function is not None else None) or {}
+    return attributes.get(name, default)
+
+
 def _linear(call: Call, size: StepSize) -> Cost:
-    """y[n, N] = x[n, K] @ w[N, K].T: 2 * n * N * K operations, scale, bias and residual not counted. The weight is
-    read once, in its packed form; nothing is when there are no rows."""
+    """y[n, N] = x[n, K] @ w[N, K].T: 2 * n * N * K operations, scale, bias, residual and what a prologue makes of x (of
+    two halves in one row, with SwiGLU) not counted. The weight is read once, in its packed form; nothing is when there
+    are no rows."""
     rows, inputs = tensor_shape(call.arguments[0].type, size)
+    inputs //= 2 if _attribute(call, PROLOGUE_ATTRIBUTE, "none") == "swiglu" else 1
     outputs = tensor_shape(call.results[0], size)[1]
     return Cost(_all_bytes(call, size) if rows else 0, 2 * rows * outputs * inputs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from vamc_py.pipeline.build import build_limits
 from vamc_py.progress import track
 from vamc_py.runtime import library, memory
 from vamc_py.runtime.executor import Executor, Tensors
-from vamc_py.runtime.limits import Caller, MatrixLimit, ReadLimit
-from vamc_py.runtime.threads import ComputeThread, available_cores, compute_thread
+from vamc_py.runtime.limits import Caller, MatrixLimit, ReadLimit, matrix_kinds
+from vamc_py.runtime.threads import ComputeThread, chosen_threads, compute_thread
 from vamc_py.target.description import TargetDescription
 
 _SEED = 0
@@ -33,33 +33,38 @@ KernelTimes = Mapping[str, float]  # seconds of all calls of a kernel in one ste
 
 
 class Limits:
-    """The limits of the machine, as ``bench`` measures them: the best of all samples.
+    """The limits of the machine, as ``bench`` measures them: the best of all samples. ``kinds`` are those of the peaks.
 
     The best and not the median, because a limit is what nothing exceeds.
     """
 
-    def __init__(self, caller: Caller, threads: int) -> None:
+    def __init__(self, caller: Caller, threads: int, kinds: Sequence[str]) -> None:
         self._threads = threads
         read = ReadLimit(caller)
         read.measure()  # maps the pages
-        self._loops = (read.measure, MatrixLimit(caller, "int8").measure, MatrixLimit(caller, "fp32").measure)
-        self._best = [0.0] * len(self._loops)
+        self._loops = {"read": read.measure} | {kind: MatrixLimit(caller, kind).measure for kind in kinds}
+        self._best = dict.fromkeys(self._loops, 0.0)
 
     def sample(self) -> None:
         """Measures once more."""
-        self._best = [max(best, loop()) for best, loop in zip(self._best, self._loops, strict=True)]
+        self._best = {name: max(self._best[name], loop()) for name, loop in self._loops.items()}
 
     def best(self) -> MachineLimits:
         """The limits by all samples so far."""
-        bandwidth, int8, fp32 = self._best
         threads = f"{self._threads} thread{'s' if self._threads > 1 else ''}"
-        return MachineLimits(machine=f"{cpu_name()}, {threads}", bandwidth=bandwidth, int8_peak=int8, float_peak=fp32)
+        return MachineLimits(
+            machine=f"{cpu_name()}, {threads}",
+            bandwidth=self._best["read"],
+            int8_peak=self._best["int8"],
+            float_peak=self._best["fp32"],
+            bf16_peak=self._best.get("bf16"),
+        )
 
 
 def limits_alone(target: TargetDescription) -> MachineLimits:
     """The limits, by loops built for the purpose. The target is that of this machine."""
     loops = LimitLoops(target)
-    limits = Limits(loops, loops.compute.threads)
+    limits = Limits(loops, loops.compute.threads, matrix_kinds(target.features))
     for _ in range(_ROUNDS):
         limits.sample()
     return limits.best()
@@ -75,7 +80,7 @@ def measure_artifact(
     damaged or not for this machine.
     """
     executor = TimedExecutor.load(folder, slots=2)
-    limits = Limits(executor, executor.compute.threads)
+    limits = Limits(executor, executor.compute.threads, matrix_kinds(executor.manifest.target.features))
     random = np.random.default_rng(_SEED)
     tokens = random.integers(0, executor.vocab_size, max(prefill.tokens, decode.start + decode.tokens))
     decodes: list[KernelTimes] = []
@@ -95,7 +100,8 @@ class LimitLoops:
 
     def __init__(self, target: TargetDescription) -> None:
         self._module = build_limits(target)
-        self.compute = compute_thread(available_cores())
+        self.compute = compute_thread(chosen_threads(None))
+        self.compute.serve_built()
 
     def call(self, name: str, *arrays: npt.NDArray[Any]) -> None:
         """Runs a loop on aligned arrays (``memory.zeros``), with the threads that ``vamc-py run`` uses."""

@@ -125,6 +125,7 @@ class MachineLimits(_Part):
     bandwidth: float  # bytes per second read
     int8_peak: float  # operations per second of the int8 dot product; a multiplication and an addition are two
     float_peak: float  # operations per second of float32 fused multiply-add
+    bf16_peak: float | None = None  # operations per second of the bfloat16 dot product, where the code has it
 
 
 class ConfigValue(_Part):

@@ -42,6 +42,10 @@ class Pass(ABC):
     # A module in TVMScript; ``vamc-py passes NAME`` shows what the pass makes of it. Empty: none is shown.
     example: ClassVar[str] = ""
 
+    def tolerance_for(self, context: Context) -> float:
+        """``tolerance`` with these options and for this target, where they make a difference."""
+        return self.tolerance
+
     @abstractmethod
     def apply(self, program: Program, context: Context) -> Program:
         """The changed program; the one that was given stays as it is."""

@@ -11,7 +11,9 @@ from tvm import relax
 from vamc_py import _tvm
 from vamc_py._link import Link
 from vamc_py._shape_functions import sort_shape_functions
+from vamc_py.pipeline.lean_step import drop_checks, share_tensors
 from vamc_py.pipeline.program import Program
+from vamc_py.schedules.llvm import simd
 from vamc_py.schedules.llvm.machine_limits import machine_limits
 from vamc_py.target.description import TargetDescription
 
@@ -23,7 +25,7 @@ LIMIT_TASKS = 48
 def build_module(program: Program, target: TargetDescription) -> tvm.runtime.Module:
     """The compiled Relax executable: ``step``, its kernels, and the loops that measure the machine's limits."""
     module = program.module.clone()
-    for name, function in machine_limits(LIMIT_TASKS).items():
+    for name, function in _limits(target).items():
         module[name] = function.with_attr("global_symbol", name)
     tvm_target = target.tvm_target()
     with tvm_target:
@@ -34,7 +36,12 @@ def build_limits(target: TargetDescription) -> tvm.runtime.Module:
     """A module of the loops that measure the machine's limits alone; its functions are its items."""
     tvm_target = target.tvm_target()
     with tvm_target:
-        return tvm.compile(tvm.IRModule(machine_limits(LIMIT_TASKS)), target=tvm_target)
+        return tvm.compile(tvm.IRModule(_limits(target)), target=tvm_target)
+
+
+def _limits(target: TargetDescription) -> dict[str, tvm.tirx.PrimFunc]:
+    with simd.using(target.instruction_set):
+        return machine_limits(LIMIT_TASKS)
 
 
 def lowering() -> tvm.transform.Pass:
@@ -45,10 +52,12 @@ def lowering() -> tvm.transform.Pass:
             *fusing(),
             *planning(),
             passes.LowerAllocTensor(),
+            share_tensors,
             passes.KillAfterLastUse(),
             passes.LowerRuntimeBuiltin(),
             passes.ComputePrimValue(),
             passes.VMShapeLower(),
+            drop_checks,
             passes.AttachGlobalSymbol(),
             sort_shape_functions,
         ]

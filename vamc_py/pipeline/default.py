@@ -11,11 +11,13 @@ from vamc_py.passes.cast_weights import CastWeights
 from vamc_py.passes.dense_kv_cache import DenseKvCache
 from vamc_py.passes.flatten_batch import FlattenBatch
 from vamc_py.passes.fuse_attention import FuseAttention
+from vamc_py.passes.fuse_prologue import FusePrologue
 from vamc_py.passes.fuse_residual import FuseResidual
 from vamc_py.passes.fuse_swiglu import FuseSwiglu
 from vamc_py.passes.kv_cache_layout import KvCacheLayout
 from vamc_py.passes.lower_reference import LowerReference
 from vamc_py.passes.merge_linear import MergeLinear
+from vamc_py.passes.quantize_activations import QuantizeActivations
 from vamc_py.passes.quantize_int8 import QuantizeInt8
 from vamc_py.passes.raise_attention import RaiseAttention
 from vamc_py.passes.raise_embedding import RaiseEmbedding
@@ -48,29 +50,43 @@ _STEP: tuple[Pass, ...] = (
     MergeLinear(),
     FuseSwiglu(),
     FuseResidual(),
+    FusePrologue(),
     FuseAttention(),
     Simplify(),
 )
 _LOWER: tuple[Pass, ...] = (SelectKernels(), LowerReference(), BundleParameters())
 
 
-def weight_passes(dtype: str, *, quantize_lm_head: bool) -> tuple[Pass, ...]:
-    """The passes that give the weights their type: ``dtype`` is backend.dtype (int8, fp16, bf16, fp32)."""
+def weight_passes(
+    dtype: str, *, quantize_lm_head: bool, activations: QuantizeActivations | None = None
+) -> tuple[Pass, ...]:
+    """The passes that give the weights their type: ``dtype`` is backend.dtype (int8, fp16, bf16, fp32).
+
+    ``activations`` is how int8 weights meet activations, where it is not by default.
+    """
     if dtype == "int8":
         # Without lm_head the embedding and the output projection stay float, in 16 bits.
         rest = () if quantize_lm_head else (CastWeights("float16"),)
-        return (QuantizeInt8(lm_head=quantize_lm_head), *rest)
+        return (QuantizeInt8(lm_head=quantize_lm_head), activations or QuantizeActivations(), *rest)
     names: dict[str, Literal["float16", "bfloat16"]] = {"fp16": "float16", "bf16": "bfloat16"}
     return (CastWeights(names[dtype]),) if dtype in names else ()
 
 
-def default_pipeline(dtype: str, *, quantize_lm_head: bool) -> tuple[Pass, ...]:
+def default_pipeline(
+    dtype: str, *, quantize_lm_head: bool, activations: QuantizeActivations | None = None
+) -> tuple[Pass, ...]:
     """The whole pass list of the llvm target."""
-    return (*_RAISE, *_STEP, *weight_passes(dtype, quantize_lm_head=quantize_lm_head), *_LOWER)
+    weights = weight_passes(dtype, quantize_lm_head=quantize_lm_head, activations=activations)
+    return (*_RAISE, *_STEP, *weights, *_LOWER)
 
 
 def default_passes(config: Config) -> tuple[Pass, ...]:
     """The pass list of the configuration's target, before its own ``passes``. UserError for a target without one."""
     if config.target != "llvm":
         raise UserError(f"{config.backend.type} has no list of passes yet; tvm_llvm has (--set backend.type=tvm_llvm)")
-    return default_pipeline(config.backend.dtype, quantize_lm_head=config.quantize_lm_head)
+    quantize = config.frontend.quantize
+    return default_pipeline(
+        config.backend.dtype,
+        quantize_lm_head=config.quantize_lm_head,
+        activations=None if quantize is None else QuantizeActivations(quantize.activation, wide=quantize.wide),
+    )

@@ -10,7 +10,7 @@ from vamc_py.inspect.script import small_script
 from vamc_py.pipeline.base import Context, Pass
 from vamc_py.pipeline.graph import Graph
 from vamc_py.pipeline.program import Program, layout
-from vamc_py.target.description import TargetDescription
+from vamc_py.target.description import OPTIONAL, REQUIRED, TargetDescription
 from vamc_py.weights.plan import Cast, ParameterPlan, Recipe
 
 
@@ -45,6 +45,6 @@ def example_program(text: str) -> Program:
 
 
 def example_context(kind: type[Pass]) -> Context:
-    """A context for the pass's first target; no CPU in particular, as nothing is compiled."""
+    """A context for the pass's first target; a CPU that has everything, as nothing is compiled."""
     target = "llvm" if "llvm" in kind.targets else kind.targets[0]
-    return Context(TargetDescription(target, "generic", 1, (), "fp32"), prefill=64, context=128)
+    return Context(TargetDescription(target, "generic", 1, (*REQUIRED, *OPTIONAL), "fp32"), prefill=64, context=128)

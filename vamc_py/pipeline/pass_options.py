@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
@@ -126,12 +127,27 @@ def _default(field: Field[Any]) -> JsonValue:
     return typing.cast(JsonValue, to_jsonable_python(value))
 
 
-_WORDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    type(None): "null",
+}
+
+
+def _choices(annotation: Any) -> list[str]:
+    """What a Literal or a union lets one choose from, each in words."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [choice for part in get_args(annotation) for choice in _choices(part)]
+    return [_words(annotation)]
 
 
 def _words(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        *most, last = (str(value) for value in get_args(annotation))
+    if get_origin(annotation) in (Literal, Union, types.UnionType):
+        *most, last = _choices(annotation)
         return f"{', '.join(most)} or {last}" if most else last
     if annotation in _WORDS:
         return _WORDS[annotation]

@@ -21,6 +21,13 @@ MASK_ATTRIBUTE = "vamc.mask"
 ONE_SLOT_ATTRIBUTE = "vamc.one_slot"
 # On a kernel: the operator that it serves ("linear", "qkv_attention", "add").
 OPERATOR_ATTRIBUTE = "vamc.operator"
+# On the kernel of a linear layer, where it is not "int16" or "none": its activation, the most rows for which it is
+# int16 anyhow, and its prologue (see R.vamc.linear). On a step: the activation of its int8 linear layers, and the rows.
+ACTIVATION_ATTRIBUTE = "vamc.activation"
+WIDE_ROWS_ATTRIBUTE = "vamc.wide_rows"
+PROLOGUE_ATTRIBUTE = "vamc.prologue"
+# On the kernel of an attention that is not "float32": what it multiplies where a slot has more than the wide rows.
+PRODUCTS_ATTRIBUTE = "vamc.products"
 
 
 @dataclass(frozen=True)

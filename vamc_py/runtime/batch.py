@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -34,14 +35,15 @@ class Batch:
     slots: npt.NDArray[np.int32]
     rows: npt.NDArray[np.int32]
 
-    def runs(self) -> list[tuple[int, int, int]]:
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int, int], ...]:
         """(slot, first position, position after the last) for each slot of the batch, in order."""
         starts = _run_starts(self.slots)
         ends = [*starts[1:], len(self.slots)]
-        return [
+        return tuple(
             (int(self.slots[a]), int(self.positions[a]), int(self.positions[b - 1]) + 1)
             for a, b in zip(starts, ends, strict=True)
-        ]
+        )
 
 
 def check(tokens: Integers, positions: Integers, slots: Integers, rows: Integers, bounds: Bounds) -> Batch:
@@ -63,6 +65,22 @@ def check(tokens: Integers, positions: Integers, slots: Integers, rows: Integers
     if bounds.one_slot and len(set(batch.slots.tolist())) > 1:
         raise UserError("slots: this artifact takes the tokens of one slot in a step; make a step for each slot")
     return batch
+
+
+def check_run(tokens: Integers, *, slot: int, start: int, last: bool, bounds: Bounds) -> Batch:
+    """``check`` for ``tokens`` at the positions from ``start`` on of one slot, with logits of the last one or of none.
+
+    Decoding waits for it at each token, and these arguments need few checks.
+    """
+    array = integers("tokens", tokens)
+    count = len(array)
+    if not (0 <= slot < bounds.slots and 0 <= start <= bounds.context - count and 1 <= count <= bounds.tokens):
+        wanted = [count - 1] if last else []
+        return check(array, np.arange(start, start + count), np.full(count, slot), wanted, bounds)  # says what is wrong
+    _in_range("tokens", array, bounds.vocab)
+    rows = np.full(int(last), count - 1, np.int32)
+    positions = np.arange(start, start + count, dtype=np.int32)
+    return Batch(array.astype(np.int32), positions, np.full(count, slot, np.int32), rows)
 
 
 def integers(name: str, values: Integers) -> npt.NDArray[np.integer[Any]]:

@@ -16,10 +16,9 @@ from vamc_py.artifact.verify import read_manifest
 from vamc_py.errors import UserError
 from vamc_py.progress import track
 from vamc_py.runtime.executor import Executor
-from vamc_py.runtime.limits import MatrixLimit, ReadLimit, decode_work, matrix_kind, prefill_work
+from vamc_py.runtime.limits import MatrixLimit, ReadLimit, decode_work, matrix_kind, matrix_kinds, prefill_work
 
 _SEED = 0
-_KINDS = ("int8", "fp32")
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,11 @@ def bench(folder: Path, settings: Settings, *, threads: int | None = None) -> di
     see the same machine; the figures are medians over the rounds. Tokens are random, from a fixed seed.
 
     Returns ``{"prefill": {"tokens", "tokens_per_s", "share_of_limit"}, "decode": {"context", "tokens_per_s",
-    "share_of_limit"}, "machine": {"cpu", "threads", "read_gb_s", "int8_gops", "fp32_gops"}}``. A share of the limit is
-    the least time that the work can take divided by the time it took: for decode the bytes it must read at the read
-    bandwidth (``limits.decode_work``), for prefill its operations at the matrix peak of the build's dtype
-    (``limits.prefill_work``).
+    "share_of_limit"}, "machine": {"cpu", "threads", "read_gb_s", "int8_gops", "fp32_gops"}}``, and
+    "bf16_gops" of the machine where the artifact has such products. A share of the limit is the least time that the
+    work can take divided by the time it took: for decode the bytes it must read at the read bandwidth
+    (``limits.decode_work``), for prefill its operations (``limits.prefill_work``) at the matrix peak of the build's
+    arithmetic (``limits.matrix_kind``).
     """
     settings.check(read_manifest(folder).limits.context)
     executor = Executor.load(folder, context=settings.positions(), threads=threads)
@@ -85,7 +85,8 @@ class Rounds:
         random = np.random.default_rng(_SEED)
         self._tokens: npt.NDArray[np.int64] = random.integers(0, executor.vocab_size, settings.positions())
         self._read = ReadLimit(executor)
-        self._matrix = {kind: MatrixLimit(executor, kind) for kind in _KINDS}
+        kinds = matrix_kinds(executor.manifest.target.features)
+        self._matrix = {kind: MatrixLimit(executor, kind) for kind in kinds}
         self._prefill()  # not measured: maps the parameters' pages and gives the caches theirs
         self._decode()
         self._read.measure()
@@ -116,7 +117,7 @@ def report(executor: Executor, settings: Settings, samples: list[Sample]) -> dic
     manifest = executor.manifest
     operations = prefill_work(manifest, settings.prefill).operations
     read = decode_work(manifest, settings.context, settings.decode).read
-    kind = matrix_kind(manifest)
+    kind = matrix_kind(manifest, settings.prefill)
     median = statistics.median
     return {
         "prefill": {
@@ -133,6 +134,6 @@ def report(executor: Executor, settings: Settings, samples: list[Sample]) -> dic
             "cpu": cpu_name(),
             "threads": executor.compute.threads,
             "read_gb_s": median(sample.read for sample in samples) / 1e9,
-            **{f"{kind}_gops": median(sample.matrix[kind] for sample in samples) / 1e9 for kind in _KINDS},
+            **{f"{kind}_gops": median(sample.matrix[kind] for sample in samples) / 1e9 for kind in samples[0].matrix},
         },
     }

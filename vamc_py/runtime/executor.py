@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,9 +18,10 @@ from vamc_py.runtime import batch as batches
 from vamc_py.runtime import cache, library, memory
 from vamc_py.runtime.batch import Batch, Bounds, Integers
 from vamc_py.runtime.parameters import map_parameters
-from vamc_py.runtime.threads import ComputeThread, available_cores, compute_thread
+from vamc_py.runtime.threads import ComputeThread, chosen_threads, compute_thread
 
 Logits = npt.NDArray[np.float32]
+_KEPT_LENGTH = 64  # tokens in a step
 _INPUTS = ("tokens", "positions", "slots", "rows", "pages")
 
 
@@ -44,6 +46,7 @@ class Executor:
             self.vocab_size, self.slots, self.context, manifest.limits.prefill, manifest.one_slot_a_step
         )
         self._filled = [0] * self.slots  # positions of each slot that hold a token of its present sequence
+        self._running: Future[Logits] | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -59,7 +62,7 @@ class Executor:
         """Load the artifact in ``folder``.
 
         ``slots``: sequences at a time. ``context``: positions of each, at most and by default the artifact's limit.
-        ``threads``: workers of compiled code, by default the cores this process may use. ``verify``: True hashes all
+        ``threads``: threads of compiled code, by default ``threads.chosen_threads``. ``verify``: True hashes all
         files, False none, None only if these files have not been hashed before.
 
         Raises ArtifactError for an artifact that is damaged or not for this machine, UserError for the other arguments.
@@ -69,9 +72,11 @@ class Executor:
         context = _checked_context(context, manifest)
         if slots < 1:
             raise UserError(f"{slots} slots: at least one is wanted")
-        compute = compute_thread(available_cores() if threads is None else threads)
+        compute = compute_thread(chosen_threads(threads))
         tensors = Tensors(folder, manifest, slots=slots, context=context)
-        return cls(manifest, library.load_module(folder / MODULE_FILE), tensors, compute)
+        module = library.load_module(folder / MODULE_FILE)
+        compute.serve(module)
+        return cls(manifest, module, tensors, compute)
 
     def step(self, tokens: Integers, positions: Integers, slots: Integers, rows: Integers) -> Logits:
         """One step over ``n`` tokens: float32 logits [m, vocab] of the tokens at the indices ``rows`` (``m`` of them).
@@ -80,21 +85,20 @@ class Executor:
         and start no later than where the slot's sequence ends. ``n`` is at most ``manifest.limits.prefill``; ``m`` may
         be 0. Raises UserError for arguments that break these rules.
         """
-        batch = batches.check(tokens, positions, slots, rows, self._bounds)
-        with self._lock:
-            self._check_no_gap(batch)
-            for slot, start, _ in batch.runs():
-                self._filled[slot] = start  # until the step is through: one that is interrupted may have written
-            logits = self.compute.call(self._run, batch)
-            for slot, _, end in batch.runs():
-                self._filled[slot] = end
-        return logits
+        return self._begin(batches.check(tokens, positions, slots, rows, self._bounds)).result()
 
     def feed(self, tokens: Integers, *, slot: int, start: int) -> Logits:
         """Put ``tokens`` at the positions from ``start`` on of one slot; float32 logits [vocab] of the last one.
 
         As many steps as the artifact's prefill limit asks for. Raises UserError, before any step, for tokens that do
         not fit in the context.
+        """
+        return self.begin_feed(tokens, slot=slot, start=start).result()[0]  # type: ignore[no-any-return]
+
+    def begin_feed(self, tokens: Integers, *, slot: int, start: int) -> Future[Logits]:
+        """``feed`` without waiting for the last of its steps, whose logits [1, vocab] the result is.
+
+        The step goes on whether its result is taken or not, and the next one waits for it.
         """
         array = batches.integers("tokens", tokens)
         if len(array) == 0:
@@ -105,13 +109,13 @@ class Executor:
                 f"shorten the prompt or {self._more_context()}"
             )
         limit = self._bounds.tokens
-        logits: Logits
         for first in range(0, len(array), limit):
             chunk = array[first : first + limit]
             last = first + len(chunk) == len(array)
-            positions = np.arange(start + first, start + first + len(chunk))
-            logits = self.step(chunk, positions, np.full(len(chunk), slot), [len(chunk) - 1] if last else [])
-        return logits[0]  # type: ignore[no-any-return]
+            step = self._begin(batches.check_run(chunk, slot=slot, start=start + first, last=last, bounds=self._bounds))
+            if not last:
+                step.result()
+        return step
 
     def call(self, name: str, *arrays: npt.NDArray[Any]) -> None:
         """Run the module's plain function ``name`` on aligned arrays (``memory.zeros``), with the executor's threads.
@@ -130,8 +134,19 @@ class Executor:
             return f"load the artifact with a longer context (it was compiled for up to {limit})"
         return "compile with a longer context"
 
+    def _begin(self, batch: Batch) -> Future[Logits]:
+        """Start a step once the one before is through."""
+        with self._lock:
+            if self._running is not None:
+                wait([self._running])  # its fault, if it had one, is told to who takes its result
+            self._check_no_gap(batch)
+            for slot, start, _ in batch.runs:
+                self._filled[slot] = start  # until the step is through: one that fails may have written
+            self._running = self.compute.submit(self._run, batch)
+            return self._running
+
     def _check_no_gap(self, batch: Batch) -> None:
-        for slot, start, _ in batch.runs():
+        for slot, start, _ in batch.runs:
             if start > self._filled[slot]:
                 raise UserError(
                     f"positions: slot {slot} holds {self._filled[slot]} tokens, so position {start} would leave a gap; "
@@ -142,6 +157,8 @@ class Executor:
         """On the compute thread: alone there, so that the index tensors are not overwritten while in use."""
         inputs = self._tensors.inputs(batch)
         logits = self._step(*inputs, self._tensors.caches, self._tensors.parameters)
+        for slot, _, end in batch.runs:
+            self._filled[slot] = end
         return np.asarray(np.from_dlpack(logits), np.float32)  # no copy: they are float32
 
 
@@ -159,16 +176,25 @@ class Tensors:
         pages[:, 0] = np.arange(slots)
         self._pages = memory.tensor(pages)
         self._indices = [memory.zeros((manifest.limits.prefill,), "int32") for _ in range(4)]
+        self._views: dict[tuple[int, int], Any] = {}
 
     def inputs(self, batch: Batch) -> list[Any]:
         """The step's tensor inputs, in memory that the next call overwrites."""
         tensors = []
-        for buffer, values in zip(self._indices, (batch.tokens, batch.positions, batch.slots, batch.rows), strict=True):
-            # A slice, not an array of its own: numpy gives an empty array a stride of 0, which compiled code refuses.
-            view = buffer[: len(values)]
-            view[:] = values
-            tensors.append(memory.tensor(view))
+        for index, values in enumerate((batch.tokens, batch.positions, batch.slots, batch.rows)):
+            self._indices[index][: len(values)] = values
+            tensors.append(self._view(index, len(values)))
         return [*tensors, self._pages]
+
+    def _view(self, index: int, length: int) -> Any:
+        """A tensor over the beginning of an index array; those of short steps, which decoding takes, are made once."""
+        view = self._views.get((index, length))
+        if view is None:
+            # A slice, not an array of its own: numpy gives an empty array a stride of 0, which compiled code refuses.
+            view = memory.tensor(self._indices[index][:length])
+            if length <= _KEPT_LENGTH:
+                self._views[index, length] = view
+        return view
 
 
 def _check_signature(step: Function) -> None:

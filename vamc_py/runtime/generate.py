@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vamc_py.errors import UserError
 from vamc_py.runtime.sampler import Sampler
@@ -22,7 +24,7 @@ FinishReason = Literal["stop", "length", "context"]
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds spent in the model and the sampler; what the reader of the stream does between pieces is not in them."""
+    """Seconds in which the model and the sampler worked; what the reader does between pieces adds nothing to them."""
 
     prompt_tokens: int
     cached_tokens: int  # of the prompt, found in the KV cache
@@ -54,8 +56,9 @@ class Result:
 class Generation(Iterator[str]):
     """The output as it comes: iterate over it for the pieces of text, or take ``result()``.
 
-    A piece never ends within a character. Nothing is computed before the first piece is asked for, and a generation
-    that is left half-way costs nothing more. Generations that share a sequence may be read by turns.
+    A piece never ends within a character. Nothing is computed before the first piece is asked for. While a piece is
+    made and shown the model computes the next token; that is all that a generation costs which is left half-way.
+    Generations that share a sequence may be read by turns.
     """
 
     def __init__(
@@ -116,36 +119,52 @@ class Generation(Iterator[str]):
         text = self._tokenizer.stream()
         stops = StopStrings(self._settings.stop)
         reason: FinishReason | None = None
-        for token in self._tokens():
+        for token, reason_to_end in self._tokens():
+            reason = reason_to_end
             piece = "" if token in self._stop_ids else stops.push(text.push(token))
             if piece:
                 yield piece
-            reason = "stop" if stops.found else self._reason_to_end(token)
-            if reason is not None:
+            if stops.found:
                 break
         rest = stops.push(text.flush()) + stops.flush()
         if rest:
             yield rest
+        if stops.found:
+            reason = "stop"
         assert reason is not None
-        self._finish("stop" if stops.found else reason)
+        self._finish(reason)
 
-    def _tokens(self) -> Iterator[int]:
-        """The sampled ids, without end; the clock runs only here."""
+    def _tokens(self) -> Iterator[tuple[int, FinishReason | None]]:
+        """The sampled ids; the last one comes with the reason to end.
+
+        When an id comes, the step for the next one has begun. The clock runs while a step runs and while the sampler
+        does, but not between the end of a step and when the next id is asked for.
+        """
         tokens = list(self._prompt)
         self._cached_tokens = self._sequence.reusable(tokens)
-        started = time.perf_counter()
+        begun = time.perf_counter()
+        step = _Timed(self._sequence.begin(tokens))
         sampler = Sampler(self._settings, self._sequence.vocab_size, self._prompt, self._random)
-        while True:
-            token = sampler.sample(self._sequence.logits_after(tokens))
+        reason: FinishReason | None = None
+        while reason is None:
+            logits, finished = step.result()
+            sampling = time.perf_counter()
+            token = sampler.sample(logits)
             tokens.append(token)
-            seconds = time.perf_counter() - started
-            if self._output:
-                self._decode_s += seconds
-            else:
-                self._prefill_s = seconds
             self._output.append(token)
-            yield token
-            started = time.perf_counter()
+            now = time.perf_counter()
+            self._count_time(finished - begun + now - sampling)
+            reason, begun = self._reason_to_end(token), now
+            if reason is None:
+                step = _Timed(self._sequence.begin(tokens))
+            yield token, reason
+
+    def _count_time(self, seconds: float) -> None:
+        """Of the step and the sampling of the last token."""
+        if len(self._output) == 1:
+            self._prefill_s = seconds
+        else:
+            self._decode_s += seconds
 
     def _reason_to_end(self, token: int) -> FinishReason | None:
         if token in self._stop_ids:
@@ -160,6 +179,24 @@ class Generation(Iterator[str]):
         self._result = Result(self._text, reason, tuple(self._output), timings)
         if self._on_finish is not None:
             self._on_finish(self._result)
+
+
+class _Timed:
+    """A step that was begun, and when it was through."""
+
+    def __init__(self, step: Future[NDArray[np.float32]]) -> None:
+        self._step = step
+        self._finished: float | None = None
+        step.add_done_callback(self._note)
+
+    def _note(self, _step: object) -> None:
+        self._finished = time.perf_counter()
+
+    def result(self) -> tuple[NDArray[np.float32], float]:
+        """The logits f32[vocab], and when they were there for one who waited."""
+        waited = not self._step.done()
+        logits = self._step.result()[0]
+        return logits, time.perf_counter() if waited or self._finished is None else self._finished
 
 
 def _check_prompt(prompt: Sequence[int], sequence: CachedSequence) -> None:

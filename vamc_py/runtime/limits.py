@@ -4,13 +4,15 @@ The measuring loops are plain functions inside the artifact's module, so that th
 threads that the model uses:
 
 - ``limit_read(data uint8[size], out int32[64])`` reads all of ``data``.
-- ``limit_matrix_int8(rounds int32[1], out int32[64])`` and ``limit_matrix_fp32(rounds int32[1], out float32[64])``
-  multiply and add in registers only; ``out[0]`` is then thousands of operations a round, over all threads together.
+- ``limit_matrix_int8(rounds int32[1], out int32[64])``, ``limit_matrix_fp32(rounds int32[1], out float32[64])`` and,
+  in a module that has bfloat16 products, ``limit_matrix_bf16`` like that of fp32 multiply and add in registers only;
+  ``out[0]`` is then thousands of operations a round, over all threads together.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,7 +54,7 @@ class ReadLimit:
 
 
 class MatrixLimit:
-    """The machine's peak of multiply-add operations on ``kind``: "int8" or "fp32"."""
+    """The machine's peak of multiply-add operations on ``kind``: one of ``matrix_kinds``."""
 
     def __init__(self, caller: Caller, kind: str) -> None:
         self._caller = caller
@@ -60,6 +62,7 @@ class MatrixLimit:
         self._rounds = memory.zeros((1,), "int32")
         self._out = memory.zeros((_OUT,), "int32" if kind == "int8" else "float32")
         self._rounds[0] = 1
+        self._call()  # not measured: the first call may have to start the threads
         while (seconds := self._call()) < _CALL_SECONDS / 4:
             if self._rounds[0] >= _MOST_ROUNDS:
                 raise ArtifactError(f"{self._name}: {self._rounds[0]} rounds take only {seconds} s; it does no work")
@@ -80,9 +83,21 @@ def _seconds(caller: Caller, name: str, *arrays: npt.NDArray[Any]) -> float:
     return time.perf_counter() - start
 
 
-def matrix_kind(manifest: Manifest) -> str:
-    """Whose instruction's peak bounds the prefill: "int8" for an int8 build, else "fp32"."""
-    return "int8" if manifest.target.dtype == "int8" else "fp32"
+def matrix_kinds(features: Collection[str]) -> tuple[str, ...]:
+    """The kinds of peaks that a module with these CPU features has a loop for: "int8", "fp32" and perhaps "bf16"."""
+    return ("int8", "fp32", "bf16") if "avx512bf16" in features else ("int8", "fp32")
+
+
+def matrix_kind(manifest: Manifest, tokens: int) -> str:
+    """Whose instruction's peak bounds a prefill of so many tokens.
+
+    "int8" for an int8 build, or "bf16" where its int8 weights meet activations of that type; else "fp32". (Activations
+    of 16 bits take two int8 products for one, so their prefill can reach half of the peak.)
+    """
+    if manifest.target.dtype != "int8":
+        return "fp32"
+    wide = min(tokens, manifest.limits.prefill) <= manifest.wide_rows
+    return "bf16" if manifest.activation == "bf16" and not wide else "int8"
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def load(
     """Load an artifact folder for use by one sequence.
 
     ``context`` is the most tokens of prompt and output together (None: what was compiled), ``threads`` the number of
-    threads (None: the cores that exist), ``verify`` whether to check the parameters' hashes (None: on first load).
+    threads (None: the variable VAMC_NUM_THREADS, else all cores), ``verify`` whether to check the parameters' hashes
+    (None: on first load).
     Raises ArtifactError where the folder is no artifact, is damaged, or is not for this machine.
     """
     from vamc_py.runtime.executor import Executor  # loads TVM's runtime: only when a model is really wanted

@@ -2,10 +2,12 @@
 
 The order is that of Hugging Face: repetition penalty (prompt and output), frequency and presence penalty (output),
 temperature, top-k, top-p, min-p, draw. No step sorts the vocabulary: with 151,936 tokens it takes well under 1 ms.
+The next step of the model waits for it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,8 +19,12 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
 
-_BLOCK = 64  # logits whose maximum stands for all of them in the search for the k greatest
-_BUCKETS = 256
+_BLOCK = (
+    64  # logits whose maximum stands for all of them in the search for the k greatest; weights that are summed first
+)
+_ONE = int(np.float64(1).view(np.int64))  # bits of floats that are not negative are ordered as the floats are
+_FINER_BITS = 45  # below the exponent and 7 bits of the fraction: weights of one bucket differ by less than 1 %
+_SLACK = 1e-5  # of logits in float32, below which min-p is decided in float64
 
 
 class Sampler:
@@ -39,6 +45,7 @@ class Sampler:
         self._random = random if random is not None else np.random.default_rng(settings.seed)
         self._seen = _TokenCounts(vocab_size, prompt)
         self._output = _TokenCounts(vocab_size, ())
+        self._scratch: Probabilities | None = None  # pages that are new for each token would take longer than the sums
 
     def sample(self, logits: Floats) -> int:
         """The next token after ``logits`` f32[vocab], which is left as it is.
@@ -54,11 +61,11 @@ class Sampler:
         return token
 
     def _draw(self, logits: Floats) -> int:
-        ids, probabilities = distribution(logits, self._settings)
-        mass = np.cumsum(probabilities)
-        # Below the whole mass even after rounding, so that a token of probability 0 is never drawn.
-        point = min(self._random.random() * mass[-1], np.nextafter(mass[-1], 0))
-        return int(ids[np.searchsorted(mass, point, side="right")])
+        if self._scratch is None:
+            self._scratch = np.empty(logits.size)
+        ids, weights = _weighted(logits, self._settings, self._scratch)
+        index = _drawn(weights, self._random.random())
+        return index if ids is None else int(ids[index])
 
     def _penalized(self, logits: Floats) -> Floats:
         settings = self._settings
@@ -77,35 +84,56 @@ class Sampler:
 
 
 def distribution(logits: Floats, settings: SamplingSettings) -> tuple[Ids, Probabilities]:
-    """The tokens that temperature, top-k, top-p and min-p leave, and their probabilities (float64, sum 1).
+    """The tokens that temperature, top-k, top-p and min-p leave, ascending, and their probabilities (float64, sum 1).
 
     ``logits`` f32[vocab] come after the penalties; their greatest is finite. The tokens that top-p keeps are the
     fewest, most likely ones (of equals the lowest ids) that hold a probability of top_p or more.
     """
-    ids = _top_k(logits, settings.top_k)
-    scores = logits[ids].astype(np.float64)
-    scores -= scores.max()
-    with np.errstate(over="ignore"):  # -inf is right for a score that a tiny temperature makes too small to say
-        scores /= settings.temperature
-    probabilities = np.exp(scores)
-    probabilities /= probabilities.sum()
+    ids, weights = _weighted(logits, settings, np.empty(logits.size))
+    return np.arange(logits.size) if ids is None else ids, weights / weights.sum()
+
+
+def _weighted(logits: Floats, settings: SamplingSettings, scratch: Probabilities) -> tuple[Ids | None, Probabilities]:
+    """The ids (None: all) and their probabilities relative to the greatest; these may lie in ``scratch`` f64[vocab]."""
+    greatest = float(logits.max())
+    ids = _candidates(logits, greatest, settings)
+    logits = logits if ids is None else logits[ids]
+    weights = np.subtract(logits, greatest, out=scratch[: logits.size], dtype=np.float64)
+    if settings.temperature != 1:
+        with np.errstate(over="ignore"):  # -inf is right for a score that a tiny temperature makes too small to say
+            weights /= settings.temperature
+    np.exp(weights, out=weights)
+    kept: Ids | None = None
     if settings.top_p < 1:
-        kept = _nucleus(scores, probabilities, settings.top_p)
-        ids, probabilities = ids[kept], probabilities[kept]
+        kept = _nucleus(weights, settings.top_p * float(weights.sum()))
+        weights = weights[kept]
     if settings.min_p > 0:
-        kept = np.flatnonzero(probabilities >= settings.min_p * probabilities.max())
-        ids, probabilities = ids[kept], probabilities[kept]
-    return ids, probabilities / probabilities.sum()
+        likely = np.flatnonzero(weights >= settings.min_p)
+        kept, weights = likely if kept is None else kept[likely], weights[likely]
+    return kept if ids is None else ids if kept is None else ids[kept], weights
+
+
+def _candidates(logits: Floats, greatest: float, settings: SamplingSettings) -> Ids | None:
+    """Ids of tokens among which all are that the settings keep, ascending; None for all tokens."""
+    if 0 < settings.top_k < logits.size:
+        return _top_k(logits, settings.top_k)
+    if settings.min_p > 0 and settings.top_p == 1:
+        least = greatest + settings.temperature * math.log(settings.min_p)
+        return np.flatnonzero(logits >= np.float32(least - _SLACK * max(abs(least), 1)))
+    return None
 
 
 def _top_k(logits: Floats, k: int) -> Ids:
-    if k == 0 or k >= logits.size:
-        return np.arange(logits.size)
-    # The k-th greatest of the blocks' maxima is at most the k-th greatest logit: few tokens reach it.
-    maxima = np.maximum.reduceat(logits, np.arange(0, logits.size, _BLOCK))
+    """The k greatest, and those that tie with the k-th."""
+    # Block i holds the logits i, i + count, i + 2 * count, ... The k-th greatest of the blocks' maxima is at most the
+    # k-th greatest logit: the k greatest are in blocks that reach it, and in what is left over at the end.
+    count = logits.size // _BLOCK
+    blocks = logits[: count * _BLOCK].reshape(_BLOCK, count)
     ids = np.arange(logits.size)
-    if k < maxima.size:
-        ids = np.flatnonzero(logits >= _kth_greatest(maxima, k))
+    if k < count:
+        maxima = blocks.max(axis=0)
+        reach = np.flatnonzero(maxima >= _kth_greatest(maxima, k))
+        ids = np.concatenate([(ids[:_BLOCK, None] * count + reach).ravel(), ids[count * _BLOCK :]])
     values = logits[ids]
     return ids[values >= _kth_greatest(values, k)]
 
@@ -116,23 +144,41 @@ def _kth_greatest(values: Floats, k: int) -> np.float32:
     return kth
 
 
-def _nucleus(scores: Probabilities, probabilities: Probabilities, top_p: float) -> Ids:
-    """Indices of the tokens that top-p keeps, ascending. ``scores`` are log-probabilities, the greatest 0."""
-    # Tokens at or below this floor hold 1 - top_p together at most, so the nucleus is among the others.
-    likely = np.flatnonzero(probabilities > (1 - top_p) / probabilities.size)
-    depths, probabilities = -scores[likely], probabilities[likely]
-    # Buckets from likely to unlikely: only the one in which the mass reaches top_p has to be sorted.
-    buckets = (depths * (_BUCKETS / max(depths.max(), 1e-9))).astype(np.int64)
-    masses = np.cumsum(np.bincount(buckets, weights=probabilities))
-    last = min(int(np.searchsorted(masses, top_p)), masses.size - 1)
+def _nucleus(weights: Probabilities, mass: float) -> Ids:
+    """Indices, ascending, of the fewest and greatest weights that sum to ``mass`` or more; of equals the lowest.
+
+    Weights are from 0 to 1.
+    """
+    # Weights at or below this floor sum to less than what may be left out.
+    likely = np.flatnonzero(weights > max(weights.sum() - mass, 0) / weights.size)
+    weights = weights[likely]
+    # Buckets from great to small, by the leading bits: only the one in which the mass is reached has to be sorted.
+    buckets = (_ONE - weights.view(np.int64)) >> _FINER_BITS
+    masses = np.cumsum(np.bincount(buckets, weights=weights))
+    last = min(int(np.searchsorted(masses, mass)), masses.size - 1)
     members = np.flatnonzero(buckets == last)
-    members = members[np.argsort(depths[members], kind="stable")]
+    members = members[np.argsort(-weights[members], kind="stable")]
     above = masses[last - 1] if last else 0.0
-    wanted = np.searchsorted(above + np.cumsum(probabilities[members]), top_p) + 1
+    wanted = np.searchsorted(above + np.cumsum(weights[members]), mass) + 1
     kept = buckets < last
     kept[members[:wanted]] = True
     ids: Ids = likely[kept]
     return ids
+
+
+def _drawn(weights: Probabilities, number: float) -> int:
+    """The index that ``number`` in [0, 1) chooses: each has a share of the numbers in proportion to its weight."""
+    starts = np.arange(0, weights.size, _BLOCK)
+    masses = np.cumsum(np.add.reduceat(weights, starts))
+    # Below the whole mass even after rounding, so that a token of probability 0 is never drawn.
+    point = min(number * masses[-1], np.nextafter(masses[-1], 0))
+    block = int(np.searchsorted(masses, point, side="right"))
+    first = block * _BLOCK
+    inside = np.cumsum(weights[first : first + _BLOCK])
+    point -= masses[block - 1] if block else 0.0
+    # The block's last weight that counts, where the sums were rounded differently.
+    last = int(np.searchsorted(inside, inside[-1]))
+    return first + min(int(np.searchsorted(inside, point, side="right")), last)
 
 
 class _TokenCounts:

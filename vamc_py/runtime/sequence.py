@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +21,11 @@ class Feeder(Protocol):
     def vocab_size(self) -> int:
         """Length of the logits."""
 
-    def feed(self, tokens: Sequence[int], *, slot: int, start: int) -> NDArray[np.float32]:
-        """Put tokens at positions ``start``, … of a slot; logits f32[vocab] after the last."""
+    def begin_feed(self, tokens: Sequence[int], *, slot: int, start: int) -> Future[NDArray[np.float32]]:
+        """Start to put tokens at positions ``start``, … of a slot; the result is the logits f32[1, vocab] of the last.
+
+        The next call waits for it, whether its result was taken or not.
+        """
 
 
 class CachedSequence:
@@ -33,7 +37,9 @@ class CachedSequence:
     def __init__(self, executor: Feeder, slot: int = 0) -> None:
         self._executor = executor
         self._slot = slot
-        self._held: list[int] = []
+        self._held: list[int] = []  # what the cache holds, or will hold when the step that was begun is through
+        self._source: list[int] = []  # the list whose beginning it is
+        self._begun: tuple[Future[NDArray[np.float32]], int] | None = None  # that step and its first position
 
     @property
     def context(self) -> int:
@@ -47,16 +53,33 @@ class CachedSequence:
 
     def reusable(self, tokens: Sequence[int]) -> int:
         """How many of the first tokens need not be computed. The last one always is: its logits are wanted."""
-        return min(_common_prefix(self._held, tokens), len(tokens) - 1)
+        self._settle()
+        known = tokens is self._source and len(self._held) <= len(tokens)
+        return min(len(self._held) if known else _common_prefix(self._held, tokens), len(tokens) - 1)
 
-    def logits_after(self, tokens: list[int]) -> NDArray[np.float32]:
-        """Logits f32[vocab] after ``tokens`` (one or more, at most ``context``); computes only what the cache lacks."""
+    def begin(self, tokens: list[int]) -> Future[NDArray[np.float32]]:
+        """Start computing the logits f32[1, vocab] after ``tokens`` (one or more, at most ``context``).
+
+        Only what the cache lacks is computed. It goes on whether the result is taken or not. A list that was given
+        before may have grown since, but not changed: its beginning is not compared again.
+        """
         start = self.reusable(tokens)
-        # Before the step: one that is interrupted leaves the positions from here on undefined.
-        del self._held[start:]
-        logits = self._executor.feed(tokens[start:], slot=self._slot, start=start)
+        del self._held[start:]  # before the step: one that fails leaves the positions from here on undefined
+        step = self._executor.begin_feed(tokens[start:], slot=self._slot, start=start)
+        self._begun = (step, start)
         self._held += tokens[start:]
-        return logits
+        self._source = tokens
+        return step
+
+    def _settle(self) -> None:
+        """Wait for the step that was begun, and forget what it was to write if it failed."""
+        if self._begun is None:
+            return
+        step, start = self._begun
+        wait([step])
+        if step.cancelled() or step.exception() is not None:
+            del self._held[start:]
+        self._begun = None
 
 
 def _common_prefix(held: list[int], tokens: Sequence[int]) -> int:

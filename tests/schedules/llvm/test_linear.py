@@ -157,9 +157,9 @@ def test_a_row_has_the_same_bits_however_it_is_batched(weight_type: Any, out_fea
 @pytest.mark.parametrize(
     "changes",
     [
-        {"vectors": 2, "rows": 4, "longest": 6, "prefetch_tiles": 0},
+        {"vectors": 2, "rows": 4, "prefetch_tiles": 0},
         {"vectors": 1, "rows": 5, "row_block": 8, "ahead": 0},
-        {"rows": 1, "longest": 0, "streams": 4, "stream_rows": 2, "prefetch_tiles": 3},
+        {"rows": 1, "streams": 4, "stream_rows": 2, "prefetch_tiles": 3},
     ],
     ids=str,
 )

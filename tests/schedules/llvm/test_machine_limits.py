@@ -9,13 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+from support.cpu_features import needs_bf16
+from support.instruction_sets import CPUS, assembly, foreign_instructions, runnable
 
-from vamc_py.schedules.llvm.machine_limits import CHAINS, LANES, STEPS, machine_limits
+from vamc_py.schedules.llvm import simd
+from vamc_py.schedules.llvm.machine_limits import CHAINS, FEWER_CHAINS, LANES, STEPS, machine_limits
+from vamc_py.target.description import this_machine
 
 
 @cache
 def module(threads: int) -> Any:
-    return tvm.compile(tvm.IRModule(machine_limits(threads)), target=tvm.target.Target.from_device("cpu"))
+    target = this_machine("int8")
+    with simd.using(target.instruction_set):
+        return tvm.compile(tvm.IRModule(machine_limits(threads)), target=target.tvm_target())
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -32,7 +38,14 @@ def test_reading_sums_all_bytes(threads: int, size: int) -> None:
     assert (sums[threads + 1 :] == 7).all()
 
 
-@pytest.mark.parametrize(("name", "dtype", "operations"), [("int8", np.int32, 128), ("fp32", np.float32, 32)])
+PEAKS = [
+    pytest.param("int8", np.int32, 128, id="int8"),
+    pytest.param("fp32", np.float32, 32, id="fp32"),
+    pytest.param("bf16", np.float32, 64, id="bf16", marks=needs_bf16),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "operations"), PEAKS)
 def test_matrix_loops_count_their_operations_and_depend_on_the_rounds(name: str, dtype: Any, operations: int) -> None:
     threads = 2
     out = tvm.runtime.tensor(np.zeros(64, dtype))
@@ -44,16 +57,16 @@ def test_matrix_loops_count_their_operations_and_depend_on_the_rounds(name: str,
             start = LANES * sum(thread + chain for chain in range(CHAINS))
             turns = rounds * STEPS
             if rounds % 2 == 0:  # the seed is 0: nothing is added, or the sum becomes zero
-                expected = start if name == "int8" or rounds == 0 else 0
-            else:  # the seed is 1: one byte of four, or sum * 1 + 1
+                expected = 0 if name == "fp32" and rounds > 0 else start
+            else:  # the seed is 1: one byte of four, sum * 1 + 1, or the upper half of a pair
                 expected = start + LANES * CHAINS * turns
             assert sums[1 + thread] == expected
 
 
-@pytest.mark.parametrize("name", ["int8", "fp32"])
-def test_matrix_loops_take_time_in_proportion(name: str) -> None:
+@pytest.mark.parametrize(("name", "dtype", "_operations"), PEAKS)
+def test_matrix_loops_take_time_in_proportion(name: str, dtype: Any, _operations: int) -> None:
     kernel = module(1)[f"limit_matrix_{name}"]
-    out = tvm.runtime.tensor(np.zeros(64, np.int32 if name == "int8" else np.float32))
+    out = tvm.runtime.tensor(np.zeros(64, dtype))
 
     def seconds(rounds: int) -> float:
         argument = tvm.runtime.tensor(np.array([rounds], np.int32))
@@ -65,6 +78,27 @@ def test_matrix_loops_take_time_in_proportion(name: str) -> None:
         return min(times)
 
     assert seconds(1000) > 4 * seconds(100)
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_other_cpus_have_loops_of_their_own_instructions(cpu: str) -> None:
+    target = runnable(cpu)
+    with simd.using(target.instruction_set):
+        functions = machine_limits(1)
+    assert "limit_matrix_bf16" not in functions
+    built = tvm.compile(tvm.IRModule(functions), target=target.tvm_target())
+    assert not foreign_instructions(assembly(built), target)
+    chains = CHAINS if target.instruction_set.avx512 else FEWER_CHAINS
+    out = tvm.runtime.tensor(np.zeros(64, np.int32))
+    for rounds in (0, 1):
+        built["limit_matrix_int8"](tvm.runtime.tensor(np.array([rounds], np.int32)), out)
+        sums = np.repeat(np.arange(chains, dtype=np.int32), LANES)
+        for _ in range(rounds * STEPS):
+            # Without VNNI both halves of a sum are added to it; with it the product of two bytes of 1.
+            added = sums.view(np.int16).reshape(-1, 2).sum(axis=1, dtype=np.int32)
+            sums = sums + (1 if target.instruction_set.vnni else added)
+        assert out.numpy()[0] == round(chains * STEPS * 128 / 1000)
+        assert out.numpy()[1] == sums.sum(dtype=np.int32)
 
 
 def test_thread_counts_without_a_place_for_their_sum_are_refused() -> None:

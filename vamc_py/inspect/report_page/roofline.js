@@ -24,6 +24,7 @@ function limitsLine(limits) {
     ["int8 dot product", formatOperationRate(limits.int8_peak)],
     ["float32 multiply-add", formatOperationRate(limits.float_peak)],
   ];
+  if (limits.bf16_peak !== null) facts.push(["bfloat16 dot product", formatOperationRate(limits.bf16_peak)]);
   const lines = facts.map(([name, value]) => html("div", {}, html("dt", {}, name), html("dd", {}, value)));
   return html("dl", { class: "facts limits" }, lines);
 }
@@ -128,6 +129,16 @@ function drawRoofline(limits, roofline, points, picture, width, show) {
   );
 }
 
+/* Name and operations per second of each kind of product that was measured. */
+function peaksOf(limits) {
+  const peaks = [
+    ["int8", limits.int8_peak],
+    ["bfloat16", limits.bf16_peak],
+    ["float32", limits.float_peak],
+  ];
+  return peaks.filter(([, peak]) => peak !== null);
+}
+
 /* Rate that a kernel reaches; without a measurement, the rate that its limits allow. */
 function rateOf(point) {
   return point.operations / (point.measured_seconds ?? point.least_seconds);
@@ -136,7 +147,7 @@ function rateOf(point) {
 function rooflineAxes(limits, points, width) {
   const ridge = limits.int8_peak / limits.bandwidth;
   const xs = [...points.map((point) => point.operations / point.bytes), ridge];
-  const ys = [...points.map(rateOf), limits.float_peak, limits.int8_peak];
+  const ys = [...points.map(rateOf), ...peaksOf(limits).map(([, peak]) => peak)];
   const axes = {
     left: 62,
     right: width - 14,
@@ -181,10 +192,7 @@ function roofs(limits, axes) {
   const ridge = (peak) => peak / limits.bandwidth;
   const corner = ridge(limits.int8_peak);
   const at = (x, y) => `${axes.x(x).toFixed(1)} ${axes.y(y).toFixed(1)}`;
-  const peaks = [
-    ["int8", limits.int8_peak],
-    ["float32", limits.float_peak],
-  ].map(([name, peak]) => [
+  const peaks = peaksOf(limits).map(([name, peak]) => [
     svg("path", { class: `roof ${name}`, d: `M${at(Math.max(start, ridge(peak)), peak)}L${at(end, peak)}` }),
     svg(
       "text",
@@ -215,7 +223,7 @@ function bandwidthText(limits, axes, foot) {
 
 /* Large circles first, so that small ones stay on top of them. */
 function marks(limits, points, axes, show) {
-  const taken = [limits.int8_peak, limits.float_peak].map((peak) => {
+  const taken = peaksOf(limits).map(([, peak]) => {
     const right = axes.x(peak / limits.bandwidth) - 10;
     return { left: right - 110, right, y: axes.y(peak) }; // the names of the roofs
   });

@@ -1,0 +1,1 @@
+"""The programs that load an engine and measure it, each in its engine's own environment."""

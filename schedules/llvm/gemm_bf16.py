@@ -1,0 +1,269 @@
+"""bfloat16 activations on vdpbf16ps, for many rows at once: int8 weights (exact in bfloat16) or bfloat16 ones.
+
+Rows of x are rounded to bfloat16 in a workspace. A task brings its panel of weights into the form of the instruction
+once, [K/2][64] pairs of columns in a workspace for the second-level cache, and then all its row tiles pass over that:
+at 512 rows this is a hundredth of the time. A long panel goes in parts that the cache holds, with the tiles' sums kept
+in memory in between. Products are exact, sums are float32 in the order of the columns, so a row's bits do not depend on
+the rows beside it.
+
+Written as TIR with explicit vectors: TVM has no bfloat16 product (see `bfloat`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script import tirx as T
+
+from . import bfloat, launch, simd
+from .attention_tile import workspace
+from .gemm import LinearTile, Output
+from .layout import PANEL, QUAD, ZERO_POINT
+from .prologue import RowSource, each_row
+from .simd import BYTES, LANES, Expr
+
+TILE = LinearTile(rows=6, row_block=512, prefetch_tiles=2)
+MOST_STEPS = 512  # of four columns in a part of a panel: 256 KiB of pairs
+SHARED_PANELS = 32  # with fewer, a task has half of the rows: threads share tasks more evenly the more there are
+
+
+def emit_bf16(source: RowSource, weight: Any, output: Output, n: Expr, columns: int, tile: LinearTile) -> None:
+    """Emit the kernel: the n rows of `source` times the packed int8 or bfloat16 weight into `output`.
+
+    Of the tile it takes `rows`, `vectors`, `row_block` and `prefetch_tiles`. ValueError where the instruction set has
+    no bfloat16 products.
+    """
+    if not simd.current().bf16:
+        raise ValueError("bfloat16 products need AVX512-BF16, which the instruction set has not")
+    panels = -(-output.features // PANEL)
+    row_block = tile.row_block if panels >= SHARED_PANELS else -(-tile.row_block // 2)
+    weights: Weights = (Int8Weights if weight.dtype == "uint8" else Bfloat16Weights)(weight, columns)
+    with bfloat.instructions():
+        rows = simd.named("row_pairs", T.alloc_buffer((n, -(-columns // LANES) * (LANES // 2)), "int32"))
+        each_row(n, lambda row: _round_row(source, row, rows))
+        blocks = simd.named("blocks", T.bind((n + (row_block - 1)) // row_block))
+        with launch.tasks(panels * blocks) as task:
+            panel = simd.opaque(task // blocks, "panel")
+            first = simd.opaque(task % blocks * row_block, "first")
+            count = simd.opaque(T.min(n - first, row_block), "count")
+            _Task(weights, panel, rows, output, tile, row_block).emit(first, count)
+
+
+def _round_row(source: RowSource, row: Expr, rows: Any) -> None:
+    """Emit rows[row] = the row as bfloat16, two columns in an int32, zeros up to a multiple of 16 columns."""
+    source.begin(row)
+
+    def store(piece: Expr, column: Expr | int) -> None:
+        simd.store(rows, simd.bits(bfloat.round_bf16(piece), "int32x8"), row, column // 2, count=LANES // 2)
+
+    source.each(store)
+
+
+class Weights(ABC):
+    """Packed weights, read in steps of four columns."""
+
+    lines: int
+    """Cache lines in a step of a panel."""
+    scaled: bool
+    """Whether the sums are to be multiplied by the scale of their output feature."""
+
+    def __init__(self, packed: Any, columns: int) -> None:
+        self.packed, self.columns = packed, columns
+        self.steps = -(-columns // QUAD)
+
+    @abstractmethod
+    def convert(self, panel: Expr, start: Expr, steps: Expr, pairs: Any) -> None:
+        """Emit pairs int32[2 * steps, 64] = the pairs of columns of a panel as bfloat16, from the step `start` on, zero
+        beyond the last column."""
+
+    @abstractmethod
+    def prefetch(self, panel: Expr, step: Expr, line: Expr) -> None:
+        """Emit the prefetch of a line of a step, which may lie in the next panel or beyond the weights' end."""
+
+
+class Int8Weights(Weights):
+    """[panel][step][4][16][4], w + 128."""
+
+    lines = PANEL * QUAD // BYTES
+    scaled = True
+
+    def convert(self, panel: Expr, start: Expr, steps: Expr, pairs: Any) -> None:
+        with T.serial(0, steps) as step:
+            for v in range(PANEL // LANES):
+                quads = simd.bits(simd.load(self.packed, panel, start + step, v, 0, 0, count=BYTES), "uint32x16")
+                for half, pair in enumerate(widen_quads(quads)):
+                    simd.store(pairs, pair, step * 2 + half, v * LANES)
+
+    def prefetch(self, panel: Expr, step: Expr, line: Expr) -> None:
+        simd.prefetch(self.packed, panel, step, line, 0, 0)
+
+
+class Bfloat16Weights(Weights):
+    """[panel][column][64], the bits as uint16."""
+
+    lines = PANEL * QUAD * 2 // BYTES
+    scaled = False
+
+    def convert(self, panel: Expr, start: Expr, steps: Expr, pairs: Any) -> None:
+        whole = T.min(steps, self.columns // QUAD - start)
+        with T.serial(0, whole * 2) as pair:
+            self._store_pair(panel, start * QUAD + pair * 2, 2, pairs, pair)
+        if rest := self.columns % QUAD:
+            with T.If(whole < steps), T.Then():
+                for half in range(2):
+                    column = self.columns - rest + half * 2
+                    self._store_pair(panel, column, min(rest - half * 2, 2), pairs, whole * 2 + half)
+
+    def _store_pair(self, panel: Expr, column: Expr | int, columns: int, pairs: Any, pair: Expr) -> None:
+        """Emit a pair with those of its two columns that there are."""
+        for feature in range(0, PANEL, LANES):
+            value = T.broadcast(T.uint32(0), LANES)
+            for half in range(columns):
+                bits = T.cast(simd.load(self.packed, panel, column + half, feature), "uint32x16")
+                value = value | T.shift_left(bits, T.broadcast(T.uint32(16 * half), LANES))
+            simd.store(pairs, simd.bits(value, "int32x16"), pair, feature)
+
+    def prefetch(self, panel: Expr, step: Expr, line: Expr) -> None:
+        simd.prefetch(self.packed, panel, step * QUAD + line // 2, line % 2 * (BYTES // 2))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A range of a panel's columns."""
+
+    number: Expr
+    start: Expr
+    """The first step."""
+    steps: Expr
+
+
+class _Task:
+    """64 output features, for a block of at most `most_rows` rows."""
+
+    def __init__(
+        self, weights: Weights, panel: Expr, rows: Any, output: Output, tile: LinearTile, most_rows: int
+    ) -> None:
+        self._weights, self._panel, self._rows, self._output, self._tile = weights, panel, rows, output, tile
+        self._parts = -(-weights.steps // MOST_STEPS)
+        self._most_steps = -(-weights.steps // self._parts)
+        self._pairs = simd.named("pairs", workspace(self._most_steps * 2, PANEL, dtype="int32"))
+        self._sums = simd.named("sums", workspace(most_rows, PANEL)) if self._parts > 1 else None
+
+    def emit(self, first: Expr, count: Expr) -> None:
+        """Emit the task for the `count` rows from `first` on, in as few tiles as possible."""
+        if self._parts == 1:
+            self._emit_part(_Part(T.int32(0), T.int32(0), T.int32(self._weights.steps)), first, count)
+            return
+        with T.serial(0, self._parts) as number:
+            start = simd.opaque(number * self._most_steps, "start")
+            steps = simd.opaque(T.min(self._weights.steps - start, self._most_steps), "steps")
+            self._emit_part(_Part(number, start, steps), first, count)
+
+    def _emit_part(self, part: _Part, first: Expr, count: Expr) -> None:
+        self._weights.convert(self._panel, part.start, part.steps, self._pairs)
+        with T.serial(0, PANEL // LANES // self._tile.vectors) as group:
+            self._emit_tiles(part, first, count, group * self._tile.vectors)
+
+    def _emit_tiles(self, part: _Part, first: Expr, count: Expr, vector: Expr) -> None:
+        """The last two tiles share their rows evenly, since a tile of one row takes as long as one of three. The others
+        are full, in a loop of their own without a branch, which is two hundredths faster.
+        """
+        longest = self._tile.rows
+        tiles = simd.opaque((count + (longest - 1)) // longest, "tiles")
+        full = simd.opaque(T.max(tiles - 2, 0), "full")
+        with T.serial(0, full) as i:
+            self._emit_tile(part, first, i * longest, longest, vector, i)
+        last = simd.opaque(tiles - full, "last")
+        rest = simd.opaque(count - full * longest, "rest")
+        with T.serial(0, last) as i:
+            start = simd.opaque(i * rest // last, "start")
+            rows = simd.opaque((i + 1) * rest // last - start, "rows")
+            for number in range(1, longest + 1):
+                with T.If(rows == number), T.Then():
+                    self._emit_tile(part, first, full * longest + start, number, vector, full + i)
+
+    def _emit_tile(self, part: _Part, first: Expr, row: Expr, rows: int, vector: Expr, index: Expr) -> None:
+        """Emit tile number `index`: `rows` rows from first + row on, `vectors` vectors from `vector` on."""
+        sums = [[simd.scratch((LANES,), "float32") for _ in range(self._tile.vectors)] for _ in range(rows)]
+        places = [(r, vector + v, total) for r, row_sums in enumerate(sums) for v, total in enumerate(row_sums)]
+        self._begin(part, row, places)
+        with T.serial(0, part.steps) as step:
+            simd.named("step", step)
+            self._prefetch(part.start + self._most_steps + step, index)
+            for half in range(2):
+                weights = [
+                    T.bind(simd.load(self._pairs, step * 2 + half, (vector + v) * LANES))
+                    for v in range(self._tile.vectors)
+                ]
+                for r, row_sums in enumerate(sums):
+                    value = T.bind(simd.splat(self._rows[first + row + r, (part.start + step) * 2 + half]))
+                    for total, weights_of_vector in zip(row_sums, weights, strict=True):
+                        simd.store(total, bfloat.dot_bf16(simd.load(total, 0), weights_of_vector, value), 0)
+        self._end(part, first, row, places)
+
+    def _begin(self, part: _Part, row: Expr, places: list[tuple[int, Expr, Any]]) -> None:
+        """Emit the sums' beginning: zero, or what the part before left."""
+
+        def zero() -> None:
+            for _, _, total in places:
+                simd.store(total, simd.splat(0.0), 0)
+
+        if self._sums is None:
+            zero()
+            return
+        with T.If(part.number == 0):
+            with T.Then():
+                zero()
+            with T.Else():
+                for r, v, total in places:
+                    simd.store(total, simd.load(self._sums, row + r, v * LANES), 0)
+
+    def _end(self, part: _Part, first: Expr, row: Expr, places: list[tuple[int, Expr, Any]]) -> None:
+        """Emit the epilogue, or, before the last part, the store of the sums."""
+
+        def write() -> None:
+            row_scale = T.float32(1) if self._weights.scaled else None
+            for r, v, total in places:
+                self._output.write(simd.load(total, 0), row_scale, first + row + r, self._panel, v)
+
+        if self._sums is None:
+            write()
+            return
+        with T.If(part.number == self._parts - 1):
+            with T.Then():
+                write()
+            with T.Else():
+                for r, v, total in places:
+                    simd.store(self._sums, simd.load(total, 0), row + r, v * LANES)
+
+    def _prefetch(self, step: Expr, index: Expr) -> None:
+        """Emit the fetch of a share of a step of the next part or panel: after `prefetch_tiles` tiles all is there."""
+        if tiles := self._tile.prefetch_tiles:
+            share = -(-self._weights.lines // tiles)
+            for line in range(share):
+                self._weights.prefetch(self._panel, step, T.min(index, tiles - 1) * share + line)
+
+
+def widen_quads(quads: Expr) -> list[Expr]:
+    """uint32x16 with four packed weights (w + 128) a lane, as bfloat16: int32x16 of columns 0 and 1, and of 2 and 3.
+
+    A byte put into the mantissa of the right power of two is a float32 of that power plus the byte; taking the power
+    and 128 away leaves the weight, exact, with zeros in the lower half. Emits bindings.
+    """
+    quads = T.bind(quads)
+    pairs = []
+    for half in (quads, T.shift_right(quads, T.broadcast(T.uint32(16), LANES))):
+        lanes = T.bind(half)
+        first, second = (_byte_as_float(lanes, byte) for byte in (0, 1))
+        pairs.append(simd.bits(T.shift_right(first, T.broadcast(T.uint32(16), LANES)) | second, "int32x16"))
+    return pairs
+
+
+def _byte_as_float(lanes: Expr, byte: int) -> Expr:
+    """Byte 0 or 1 of each lane, less 128, as the bits of a float32."""
+    power = float(1 << (23 - 8 * byte))
+    masked = lanes & T.broadcast(T.uint32(0xFF << (8 * byte)), LANES)
+    value = simd.bits(masked | simd.bits(simd.splat(power), "uint32x16"), "float32x16")
+    return simd.bits(value - simd.splat(power + ZERO_POINT), "uint32x16")
