@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -24,6 +23,7 @@ from rich.table import Table
 from benchmarks.accuracy_rank import By, Ranked, Results, Settings, difference, measure, recommend
 from vamc_py.activation import Activation
 from vamc_py.artifact.manifest import TOKENIZER_DIR
+from vamc_py.cli.leaving import faults_end
 from vamc_py.config import LoadedConfig, load_config
 from vamc_py.errors import UserError
 from vamc_py.progress import track
@@ -256,11 +256,8 @@ def _table(*headings: str) -> Table:
 
 def main() -> None:
     """Runs the command line; a fault of the input is one sentence on stderr and exit code 2."""
-    try:
+    with faults_end("accuracy"):
         app()
-    except UserError as error:
-        print(f"accuracy: error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

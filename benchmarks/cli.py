@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from benchmarks.engine import MEASURES
 from benchmarks.stages import Benchmark, Plan, say
+from vamc_py.cli.leaving import faults_end
 from vamc_py.errors import UserError
 from vamc_py.interrupts import ended_by_signals
 
@@ -131,12 +131,5 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Run it on the process's arguments; exit code 2 with a sentence where they are at fault."""
-    try:
-        with ended_by_signals():
-            typer.main.get_command(build_app()).main(prog_name="benchmarks/run.py")
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"benchmarks/run.py: error: {line}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with faults_end("benchmarks/run.py"), ended_by_signals():
+        typer.main.get_command(build_app()).main(prog_name="benchmarks/run.py")

@@ -17,9 +17,9 @@ from tvm.script import tirx as T
 from . import simd
 from .attention_partial import Partial, clear
 from .attention_softmax import softmax_row
-from .attention_tile import AttentionTile, Cache, Heads, ceildiv, minimum, workspace
-from .math import exp2, keep
-from .simd import BYTES, LANES, Expr
+from .attention_tile import AttentionTile, Cache, Heads, ceildiv, minimum
+from .math import exp2
+from .simd import BYTES, LANES, Expr, keep, workspace
 
 
 @dataclass(frozen=True)

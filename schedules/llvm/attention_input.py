@@ -9,9 +9,9 @@ from typing import Any
 from tvm.script import tirx as T
 
 from . import simd
-from .attention_tile import Batch, Cache, Heads, minimum, workspace
-from .math import keep, lane_sum
-from .simd import LANES, Expr
+from .attention_tile import Batch, Cache, Heads, minimum
+from .math import lane_sum
+from .simd import LANES, Expr, keep, workspace
 
 Source = Callable[[Expr, int], Expr]
 """(first feature, lanes) -> that many features of one head of one token."""

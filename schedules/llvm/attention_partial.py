@@ -8,9 +8,9 @@ from typing import Any
 from tvm.script import tirx as T
 
 from . import simd
-from .attention_tile import Heads, workspace
-from .math import exp2, keep, lane_sum
-from .simd import LANES, Expr
+from .attention_tile import Heads
+from .math import exp2, lane_sum
+from .simd import LANES, Expr, keep, workspace
 
 LOWEST = -1e30
 """A maximum before any score: finite, so that a difference with it is never NaN."""

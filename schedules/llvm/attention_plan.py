@@ -8,9 +8,8 @@ from typing import Any
 from tvm.script import tirx as T
 
 from . import simd
-from .attention_tile import AttentionTile, Batch, Heads, ceildiv, minimum, workspace
-from .math import keep
-from .simd import Expr
+from .attention_tile import AttentionTile, Batch, Heads, ceildiv, minimum
+from .simd import Expr, keep, workspace
 
 FEWEST_TASKS = 16
 """Tiles become smaller where there would be fewer tasks than this, down to a step of registers."""

@@ -23,9 +23,9 @@ from . import bfloat, simd
 from .attention_input import Inputs
 from .attention_partial import Partial, clear, finish, merge
 from .attention_softmax import softmax_row
-from .attention_tile import AttentionTile, Batch, Cache, Heads, ceildiv, minimum, workspace
-from .math import exp2, exp2_rough, keep
-from .simd import LANES, Expr
+from .attention_tile import AttentionTile, Batch, Cache, Heads, ceildiv, minimum
+from .math import exp2, exp2_rough
+from .simd import LANES, Expr, keep, workspace
 
 
 @dataclass(frozen=True)

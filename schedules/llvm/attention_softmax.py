@@ -12,8 +12,8 @@ from tvm.script import tirx as T
 from . import simd
 from .attention_partial import LOWEST, Partial
 from .attention_tile import ceildiv, minimum
-from .math import exp2, keep, lane_max
-from .simd import LANES, Expr
+from .math import exp2, lane_max
+from .simd import LANES, Expr, keep
 
 UNSEEN = 2 * LOWEST
 """The score of a position that a row may not see: its weight is 0 whatever the maximum."""

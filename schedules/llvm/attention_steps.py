@@ -15,10 +15,9 @@ from .attention_input import Inputs
 from .attention_partial import Partial, clear, finish, merge
 from .attention_plan import plan_batch
 from .attention_prefill import Tiles
-from .attention_tile import AttentionTile, Batch, Cache, Heads, ceildiv, minimum, workspace
+from .attention_tile import AttentionTile, Batch, Cache, Heads, ceildiv, minimum
 from .launch import SERIAL_ELEMENTS
-from .math import keep
-from .simd import LANES, Expr
+from .simd import LANES, Expr, keep, workspace
 
 
 @dataclass(frozen=True)

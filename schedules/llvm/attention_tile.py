@@ -9,8 +9,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from .math import keep
-from .simd import LANES, Expr, current
+from .simd import LANES, Expr, current, keep
 
 REGISTERS = 24
 """Most vector accumulators in an innermost loop; the other 8 of AVX-512's 32 registers hold operands."""
@@ -126,16 +125,6 @@ class Batch:
 
     def slot(self, token: Expr) -> Expr:
         return T.cast(self.slots[token], "int64")
-
-
-def workspace(*shape: Expr, dtype: str = "float32") -> Any:
-    """Emit a heap buffer of this shape (of two elements where the shape has one: TVM takes that for a scalar variable).
-
-    The view keeps CompactBufferAllocation away, which shrinks an allocation to the indices that it sees: those that
-    come from memory (see `keep`) it takes for a single one.
-    """
-    shape = (2,) if shape == (1,) else shape
-    return T.decl_buffer(shape, dtype, data=T.alloc_buffer(shape, dtype).data)
 
 
 def ceildiv(a: Expr, b: int) -> Expr:

@@ -20,9 +20,8 @@ from typing import Any, TypeAlias
 from tvm.script import tirx as T
 
 from . import launch, simd
-from .attention_tile import workspace
 from .layout import PANEL
-from .simd import BYTES, LANES, Expr
+from .simd import BYTES, LANES, Expr, workspace
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,10 @@ from typing import Any
 from tvm.script import tirx as T
 
 from . import bfloat, launch, simd
-from .attention_tile import workspace
 from .gemm import LinearTile, Output
 from .layout import PANEL, QUAD, ZERO_POINT
 from .prologue import RowSource, each_row
-from .simd import BYTES, LANES, Expr
+from .simd import BYTES, LANES, Expr, workspace
 
 TILE = LinearTile(rows=6, row_block=512, prefetch_tiles=2)
 MOST_STEPS = 512  # of four columns in a part of a panel: 256 KiB of pairs

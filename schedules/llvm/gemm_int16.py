@@ -20,13 +20,12 @@ from tvm.script import tirx as T
 
 from . import simd
 from .gemm import LinearTile, Output, Place, Steps, walk
-from .gemm_int8 import LARGEST, TINY, _largest, rounded
+from .gemm_int8 import LARGEST
 from .layout import PANEL, QUAD, ZERO_POINT
 from .prologue import RowSource, each_row, kept_row
+from .row_quantization import largest_of, rounded, scale_and_inverse
 from .simd import BYTES, LANES, Expr
 
-TILE = LinearTile(rows=3)
-NARROW_TILE = LinearTile(rows=6, vectors=1, prefetch_tiles=4)  # for 16 registers of 32 bytes
 BLOCK = 512  # columns whose products fit into an int32: 512 * 32512 * 128 < 2**31
 STEPS = BLOCK // QUAD
 
@@ -126,10 +125,8 @@ def _joined(high: Any, low: Any) -> Expr:
 
 def _quantize(source: RowSource, row: Expr, words: Words) -> None:
     """Emit the words, offsets and scale of one row. NaN and infinity in x become NaN or infinity in the scale."""
-    largest = T.bind(_largest(source))
-    zero = T.bind(largest < T.float32(TINY))
-    inverse = T.bind(T.Select(zero, T.float32(0), T.float32(LARGEST) / largest))
-    T.buffer_store(words.scales, T.Select(zero, T.float32(0), largest * T.float32(1 / LARGEST)), [row])
+    scale, inverse = scale_and_inverse(largest_of(source.each), LARGEST)
+    T.buffer_store(words.scales, scale, [row])
     blocks = -(-source.columns // BLOCK)
     totals = T.alloc_buffer((blocks, LANES), "int32")
     with T.serial(0, blocks) as block:

@@ -19,10 +19,10 @@ from . import simd
 from .gemm import LinearTile, Output, Place, Steps, walk
 from .layout import PANEL, QUAD, ZERO_POINT
 from .prologue import RowSource, each_row, kept_row
+from .row_quantization import largest_of, rounded, scale_and_inverse
 from .simd import BYTES, LANES, Expr
 
 LARGEST = 32512  # the largest |a|: 127 * 256, so that the high digit fits
-TINY = 1e-30  # a row below this is zero: its scale's inverse would overflow
 TILE = LinearTile(rows=3, row_block=48)
 
 
@@ -56,7 +56,7 @@ def _tile(digits: Digits, weight: Any, output: Output, columns: int, place: Plac
     sums = [[simd.scratch((LANES,), "int32") for _ in place.columns] for _ in range(2 * place.rows)]
     first, count = (T.int32(0), -(-columns // QUAD)) if place.part is None else (place.part.first, place.part.count)
     place.resume(sums, lambda r: simd.splat(digits.offsets[place.row * 2 + r]))
-    place.each_step(first, count, lambda step: _step(digits, weight, place, step, sums))
+    place.each_step(first, count, lambda step: dot_step(digits.rows, place.row * 2, weight, place, step, sums))
 
     def finish() -> None:
         for r in range(place.rows):
@@ -69,23 +69,21 @@ def _tile(digits: Digits, weight: Any, output: Output, columns: int, place: Plac
     place.suspend(sums, finish)
 
 
-def _step(digits: Digits, weight: Any, place: Place, step: Expr, sums: list[list[Any]]) -> None:
-    """Emit four columns of the tile."""
+def dot_step(rows: Any, first: Expr, weight: Any, place: Place, step: Expr, sums: list[list[Any]]) -> None:
+    """Emit four columns of a tile: sums[r] += the weights times row first + r of `rows` int8[…, stride]."""
     weights = [T.bind(simd.load(weight, panel, step, v, 0, 0, count=BYTES)) for panel, v in place.columns]
     for panel, at, line in place.prefetch(step, PANEL * QUAD // BYTES):
         simd.prefetch(weight, panel, at, line, 0, 0)
     for r, row_sums in enumerate(sums):
-        digit = T.bind(simd.quad(digits.rows, place.row * 2 + r, step * QUAD))
+        quad = T.bind(simd.quad(rows, first + r, step * QUAD))
         for total, weights_of_column in zip(row_sums, weights, strict=True):
-            simd.store(total, simd.dot_u8s8(simd.load(total, 0), weights_of_column, digit), 0)
+            simd.store(total, simd.dot_u8s8(simd.load(total, 0), weights_of_column, quad), 0)
 
 
 def _quantize(source: RowSource, row: Expr, digits: Digits) -> None:
     """Emit the digits, offsets and scale of one row. NaN and infinity in x become NaN or infinity in the scale."""
-    largest = T.bind(_largest(source))
-    zero = T.bind(largest < T.float32(TINY))
-    inverse = T.bind(T.Select(zero, T.float32(0), T.float32(LARGEST) / largest))
-    T.buffer_store(digits.scales, T.Select(zero, T.float32(0), largest * T.float32(1 / LARGEST)), [row])
+    scale, inverse = scale_and_inverse(largest_of(source.each), LARGEST)
+    T.buffer_store(digits.scales, scale, [row])
     totals = simd.scratch((2, LANES), "int32")
     for digit in (0, 1):
         simd.store(totals, T.broadcast(T.int32(0), LANES), digit, 0)
@@ -103,27 +101,3 @@ def _quantize(source: RowSource, row: Expr, digits: Digits) -> None:
     for digit in (0, 1):
         total = simd.fold_sum(simd.load(totals, digit, 0), "int32")
         T.buffer_store(digits.offsets, total * -ZERO_POINT, [row * 2 + digit])
-
-
-def _largest(source: RowSource) -> Expr:
-    """max|x| of a row."""
-    largest = simd.scratch((LANES,), "uint32")
-    simd.store(largest, T.broadcast(T.uint32(0), LANES), 0)
-
-    def compare(piece: Expr, _column: Expr) -> None:
-        simd.store(largest, T.max(simd.load(largest, 0), magnitude(piece)), 0)
-
-    source.each(compare)
-    return simd.bits(simd.fold(simd.load(largest, 0), T.max, "uint32"), "float32")
-
-
-def magnitude(piece: Expr) -> Expr:
-    """|x| of a float32x16 as integers uint32x16, whose order is the same and puts NaN above infinity."""
-    return simd.bits(piece, "uint32x16") & T.broadcast(T.uint32(0x7FFFFFFF), LANES)
-
-
-def rounded(piece: Expr, factor: Expr) -> Expr:
-    """piece * factor, below 2**22, rounded once to an integer, half to even: float32x16 and a float32, as int32x16."""
-    # Adding 1.5 * 2**23 rounds to an integer and leaves it in the low bits of the float.
-    shifted = simd.bits(simd.fma(piece, simd.splat(factor), simd.splat(12582912.0)), "int32x16")
-    return shifted - T.broadcast(T.int32(0x4B400000), LANES)

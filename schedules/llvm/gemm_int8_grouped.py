@@ -13,23 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from tvm.script import tirx as T
 
 from . import simd
 from .gemm import LinearTile, Output, Place, Steps, walk
-from .gemm_int8 import TINY, magnitude, rounded
-from .layout import PANEL, QUAD, ZERO_POINT
-from .math import keep
+from .gemm_int8 import dot_step
+from .layout import QUAD, ZERO_POINT
 from .prologue import RowSource, each_row, kept_row
-from .simd import BYTES, LANES, Expr
+from .row_quantization import Each, largest_of, rounded, scale_and_inverse
+from .simd import BYTES, LANES, Expr, keep
 
 LARGEST = 127  # the largest |a|
 TILE = LinearTile(rows=6, stream_rows=0)
-
-Each: TypeAlias = Callable[[Callable[[Expr, Expr | int], None]], None]
-"""Goes through the vectors of a group: calls what it is given with each piece and the column that it starts at."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def _tile(groups: Groups, weight: Any, output: Output, place: Place) -> None:
                 simd.store(total, simd.splat(groups.offsets[place.row + r, group]), 0)
         first = T.bind(group * group_steps)
         with T.serial(0, group_steps if steps % group_steps == 0 else T.min(group_steps, steps - first)) as step:
-            _step(groups, weight, place, first + simd.named("step", step), sums)
+            dot_step(groups.rows, place.row, weight, place, first + simd.named("step", step), sums)
         for r in range(place.rows):
             scale = T.bind(simd.splat(groups.scales[place.row + r, group]))
             for total, value in zip(totals[r], sums[r], strict=True):
@@ -102,17 +99,6 @@ def _tile(groups: Groups, weight: Any, output: Output, place: Place) -> None:
                 output.write(simd.load(total, 0), None, place.row + r, panel, v)
 
     place.suspend(totals, finish)
-
-
-def _step(groups: Groups, weight: Any, place: Place, step: Expr, sums: list[list[Any]]) -> None:
-    """Emit four columns of the tile."""
-    weights = [T.bind(simd.load(weight, panel, step, v, 0, 0, count=BYTES)) for panel, v in place.columns]
-    for panel, at, line in place.prefetch(step, PANEL * QUAD // BYTES):
-        simd.prefetch(weight, panel, at, line, 0, 0)
-    for r, row_sums in enumerate(sums):
-        quad = T.bind(simd.quad(groups.rows, place.row + r, step * QUAD))
-        for total, weights_of_column in zip(row_sums, weights, strict=True):
-            simd.store(total, simd.dot_u8s8(simd.load(total, 0), weights_of_column, quad), 0)
 
 
 def _quantize(source: RowSource, row: Expr, groups: Groups) -> None:
@@ -142,18 +128,10 @@ def _quantize(source: RowSource, row: Expr, groups: Groups) -> None:
 
 def _quantize_group(each: Each, row: Expr, group: Expr | int, groups: Groups) -> None:
     """Emit the integers, the offset and the scale of the group whose vectors `each` goes through."""
-    largest, total = simd.scratch((LANES,), "uint32"), simd.scratch((LANES,), "int32")
-    simd.store(largest, T.broadcast(T.uint32(0), LANES), 0)
+    scale, inverse = scale_and_inverse(largest_of(each), LARGEST)
+    T.buffer_store(groups.scales, scale, [row, group])
+    total = simd.scratch((LANES,), "int32")
     simd.store(total, T.broadcast(T.int32(0), LANES), 0)
-
-    def compare(piece: Expr, _column: Expr | int) -> None:
-        simd.store(largest, T.max(simd.load(largest, 0), magnitude(piece)), 0)
-
-    each(compare)
-    top = keep(simd.bits(simd.fold(simd.load(largest, 0), T.max, "uint32"), "float32"))
-    zero = T.bind(top < T.float32(TINY))
-    inverse = keep(T.Select(zero, T.float32(0), T.float32(LARGEST) / top))
-    T.buffer_store(groups.scales, T.Select(zero, T.float32(0), top * T.float32(1 / LARGEST)), [row, group])
 
     def store(piece: Expr, column: Expr | int) -> None:
         whole = keep(rounded(piece, inverse))

@@ -11,12 +11,10 @@ from vamc_py.schedules.llvm.simd import (
     fma,
     fold,
     intrinsic,
-    load,
+    keep,
     maximum,
     scale_exponent,
-    scratch,
     splat,
-    store,
 )
 
 # 2**r on [-1/2, 1/2], lowest power first: minimax in relative error (2e-9) with 2**0 == 1 exactly.
@@ -31,22 +29,6 @@ _EXP2 = (
 )
 # 2**r on [0, 1], lowest power first: minimax in relative error (9e-5) with 2**0 == 1 exactly.
 _EXP2_ROUGH = (1.0, 0.69511679, 0.22764496, 0.07706707)
-
-
-def keep(value: Expr) -> Expr:
-    """`value` computed once. Emits a store and a binding, which LLVM removes.
-
-    A plain binding does not do: the simplifier puts a bound pure expression back wherever its variable is used, and the
-    text grows exponentially with the depth of the computation (minutes of compile time); nor does it look into memory
-    when it works on indices with symbolic divisors (minutes, too).
-    """
-    count, dtype = value.ty.dtype.lanes, value.ty.dtype
-    cell = scratch((count,), str(dtype).split("x")[0])
-    if count == 1:
-        T.buffer_store(cell, value, [0])
-        return T.bind(cell[0])
-    store(cell, value, 0, count=count)
-    return T.bind(load(cell, 0, count=count))
 
 
 def lane_sum(x: Expr) -> Expr:

@@ -18,8 +18,8 @@ from tvm.script import tirx as T
 from vamc_py.activation import Prologue
 
 from . import simd
-from .math import keep, silu
-from .simd import LANES, Expr
+from .math import silu
+from .simd import LANES, Expr, keep
 
 PARALLEL_ROWS = 16
 """From here on, working on rows is worth waking the threads."""

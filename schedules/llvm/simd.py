@@ -64,15 +64,23 @@ def scratch(shape: tuple[int, ...], dtype: str) -> Any:
     return T.alloc_buffer(shape, dtype)
 
 
+def workspace(*shape: Expr, dtype: str = "float32") -> Any:
+    """Emit a heap buffer of this shape (of two elements where the shape has one: TVM takes that for a scalar variable).
+
+    The view keeps CompactBufferAllocation away, which shrinks an allocation to the indices that it sees: those that
+    come from memory (see `keep`) it takes for a single one.
+    """
+    shape = (2,) if shape == (1,) else shape
+    return T.decl_buffer(shape, dtype, data=T.alloc_buffer(shape, dtype).data)
+
+
 def opaque(value: Expr, name: str = "opaque") -> Expr:
     """`value`, an int32, as a variable `name` into which TVM's analyses do not look.
 
-    Emits a store and a binding, which LLVM removes. TVM's region analysis multiplies out the divisions and remainders
-    of a dynamic size in every index: a second of compile time a kernel for what no pass can use.
+    TVM's region analysis multiplies out the divisions and remainders of a dynamic size in every index: a second of
+    compile time a kernel for what no pass can use.
     """
-    cell = scratch((1,), "int32")
-    T.buffer_store(cell, value, [0])
-    return named(name, T.bind(cell[0]))
+    return named(name, keep(value))
 
 
 def keep(value: Expr) -> Expr:

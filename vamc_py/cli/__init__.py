@@ -16,7 +16,7 @@ import typer
 
 from vamc_py import __version__
 from vamc_py.cli import bench, check, compile, ir, passes, ppl, report, run, validate, verify
-from vamc_py.errors import UserError
+from vamc_py.cli.leaving import faults_end
 
 PROGRAM = "vamc-py"
 # In the order in which a user meets them.
@@ -53,13 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     1 anything else: a fault of vamc-py (traceback), or nobody reads the output any more (silence).
     """
     try:
-        typer.main.get_command(build_app()).main(args=arguments, prog_name=PROGRAM)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"{PROGRAM}: error: {line}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        with faults_end(PROGRAM):
+            typer.main.get_command(build_app()).main(args=arguments, prog_name=PROGRAM)
     finally:
         _flush_output()
 

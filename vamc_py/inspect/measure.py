@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from vamc_py.runtime.limits import Caller, MatrixLimit, ReadLimit, matrix_kinds
 from vamc_py.runtime.threads import ComputeThread, chosen_threads, compute_thread
 from vamc_py.target.description import TargetDescription
 
-_SEED = 0
+SEED = 0
 _ROUNDS = 3
-_DECODE_STEPS = 4  # in a round, with one prefill
-_DECODE_SLOT, _PREFILL_SLOT = 0, 1  # a prefill from position 0 on would drop the context of its slot
+DECODE_STEPS = 4  # in a round, with one prefill
+DECODE_SLOT, PREFILL_SLOT = 0, 1  # a prefill from position 0 on would drop the context of its slot
 
 KernelTimes = Mapping[str, float]  # seconds of all calls of a kernel in one step, by symbol
 
@@ -81,17 +81,17 @@ def measure_artifact(
     """
     executor = TimedExecutor.load(folder, slots=2)
     limits = Limits(executor, executor.compute.threads, matrix_kinds(executor.manifest.target.features))
-    random = np.random.default_rng(_SEED)
+    random = np.random.default_rng(SEED)
     tokens = random.integers(0, executor.vocab_size, max(prefill.tokens, decode.start + decode.tokens))
     decodes: list[KernelTimes] = []
     prefills: list[KernelTimes] = []
     for round_ in track(range(_ROUNDS), "rounds"):
         limits.sample()
         if round_ == 0:
-            executor.feed(tokens[: decode.start], slot=_DECODE_SLOT, start=0)
-        decodes += [executor.timed(tokens, decode, _DECODE_SLOT) for _ in range(_DECODE_STEPS)]
+            executor.feed(tokens[: decode.start], slot=DECODE_SLOT, start=0)
+        decodes += [executor.timed(tokens, decode, DECODE_SLOT) for _ in range(DECODE_STEPS)]
         limits.sample()
-        prefills.append(executor.timed(tokens, prefill, _PREFILL_SLOT))
+        prefills.append(executor.timed(tokens, prefill, PREFILL_SLOT))
     return limits.best(), _medians(decodes), _medians(prefills)
 
 
@@ -113,6 +113,7 @@ class TimedExecutor(Executor):
 
     def __init__(self, manifest: Manifest, module: Any, tensors: Tensors, compute: ComputeThread) -> None:
         super().__init__(manifest, module, tensors, compute)
+        self._unclocked: Callable[..., Any] = self._step
         machine = library.load_executable(module)
         machine["set_instrument"](self._hear)
         self._step = machine[manifest.step.name]

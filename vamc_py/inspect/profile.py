@@ -17,18 +17,13 @@ from vamc_py.errors import UserError
 from vamc_py.inspect.costs import StepSize
 from vamc_py.inspect.dump import open_dump
 from vamc_py.inspect.final_graph import FinalGraph, final_graph
-from vamc_py.inspect.measure import KernelTimes, Limits, TimedExecutor
+from vamc_py.inspect.measure import DECODE_SLOT, DECODE_STEPS, PREFILL_SLOT, SEED, KernelTimes, Limits, TimedExecutor
 from vamc_py.inspect.report_model import MachineLimits
 from vamc_py.inspect.roofline import roofline
 from vamc_py.progress import track
-from vamc_py.runtime import library
 from vamc_py.runtime.executor import Tensors
 from vamc_py.runtime.limits import matrix_kinds
 from vamc_py.runtime.threads import ComputeThread
-
-_SEED = 0
-_DECODE_STEPS = 4  # in a round, with one prefill
-_DECODE_SLOT, _PREFILL_SLOT = 0, 1  # a prefill from position 0 on would drop the context of its slot
 
 
 @dataclass(frozen=True)
@@ -100,17 +95,17 @@ def profile(folder: Path, settings: ProfileSettings, *, threads: int | None = No
     graph = final_graph(open_dump(folder))
     room = max(settings.context + 1, settings.prefill)
     executor = ProfiledExecutor.load(folder, slots=2, context=room, threads=threads)
-    random = np.random.default_rng(_SEED)
+    random = np.random.default_rng(SEED)
     tokens = random.integers(0, executor.vocab_size, room)
-    decode = _Measured(executor, tokens, StepSize(1, 1, settings.context, room), _DECODE_SLOT)
-    prefill = _Measured(executor, tokens, StepSize(settings.prefill, 1, 0, room), _PREFILL_SLOT)
+    decode = _Measured(executor, tokens, StepSize(1, 1, settings.context, room), DECODE_SLOT)
+    prefill = _Measured(executor, tokens, StepSize(settings.prefill, 1, 0, room), PREFILL_SLOT)
     limits = Limits(executor, executor.compute.threads, matrix_kinds(executor.manifest.target.features))
-    executor.feed(tokens[: settings.context], slot=_DECODE_SLOT, start=0)
+    executor.feed(tokens[: settings.context], slot=DECODE_SLOT, start=0)
     decode.warm_up()
     prefill.warm_up()
     for _ in track(range(settings.repeats), "rounds"):
         limits.sample()
-        for _ in range(_DECODE_STEPS):
+        for _ in range(DECODE_STEPS):
             decode.sample()
         limits.sample()
         prefill.sample()
@@ -131,7 +126,6 @@ class ProfiledExecutor(TimedExecutor):
     def __init__(self, manifest: Manifest, module: Any, tensors: Tensors, compute: ComputeThread) -> None:
         super().__init__(manifest, module, tensors, compute)
         self._clocked: Callable[..., Any] = self._step
-        self._unclocked: Callable[..., Any] = library.load_executable(module)[manifest.step.name]
         self._machine_seconds = 0.0
 
     def profiled(self, tokens: npt.NDArray[np.int64], size: StepSize, slot: int) -> _Sample:
