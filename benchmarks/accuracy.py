@@ -23,9 +23,9 @@ from rich.table import Table
 from benchmarks.accuracy_rank import By, Ranked, Results, Settings, difference, measure, recommend
 from vamc_py.activation import Activation
 from vamc_py.artifact.manifest import TOKENIZER_DIR
-from vamc_py.cli.leaving import faults_end
 from vamc_py.config import LoadedConfig, load_config
 from vamc_py.errors import UserError
+from vamc_py.leaving import faults_end
 from vamc_py.progress import track
 from vamc_py.runtime.perplexity import Tokens, perplexity, tokenize, windows
 

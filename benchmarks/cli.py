@@ -9,9 +9,9 @@ import typer
 
 from benchmarks.engine import MEASURES
 from benchmarks.stages import Benchmark, Plan, say
-from vamc_py.cli.leaving import faults_end
 from vamc_py.errors import UserError
 from vamc_py.interrupts import ended_by_signals
+from vamc_py.leaving import faults_end
 
 STAGES = ("set-up", "convert", "measure", "report")
 _ROOT = Path(__file__).resolve().parent.parent

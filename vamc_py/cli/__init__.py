@@ -16,7 +16,7 @@ import typer
 
 from vamc_py import __version__
 from vamc_py.cli import bench, check, compile, ir, passes, ppl, report, run, validate, verify
-from vamc_py.cli.leaving import faults_end
+from vamc_py.leaving import faults_end
 
 PROGRAM = "vamc-py"
 # In the order in which a user meets them.
