@@ -49,8 +49,13 @@ class ModelShape:
     @property
     def layer_weights(self) -> int:
         """Weights of the layers' matrices: q, k, v, o, gate, up and down."""
-        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+        before = self.hidden * self.head_dim * (self.heads + 2 * self.kv_heads)
+        return self.layers * (before + self._behind_attention)
+
+    @property
+    def _behind_attention(self) -> int:
+        """Weights of o, gate, up and down of one layer: the last layer needs them for the last token only."""
+        return self.hidden * (self.heads * self.head_dim + 3 * self.intermediate)
 
     @property
     def weight_bytes(self) -> int:
@@ -69,10 +74,11 @@ class ModelShape:
         return 4 * self.layers * self.heads * self.head_dim * positions
 
     def prefill(self, tokens: int) -> Work:
-        """A prompt from position 0 on, with the logits of its last token."""
+        """A prompt from position 0 on, with the logits of its last token, and no other behind the last attention."""
         attention = self._attention(tokens * (tokens + 1) / 2)
-        operations = 2 * self.layer_weights * tokens + 2 * self.hidden * self.vocabulary + attention
-        return Work(read=self.weight_bytes, operations=operations)
+        once = self._behind_attention + self.hidden * self.vocabulary
+        for_all = self.layer_weights - self._behind_attention
+        return Work(read=self.weight_bytes, operations=2 * for_all * tokens + 2 * once + attention)
 
     def decode(self, context: int, batch: int, steps: int) -> Work:
         """``batch`` sequences that decode ``steps`` tokens each after ``context`` positions, one step at a time."""

@@ -11,7 +11,7 @@ from tvm import relax
 from vamc_py.errors import UserError
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph, operator_name, variables
-from vamc_py.pipeline.matching import shape, static
+from vamc_py.pipeline.matching import ELEMENTWISE, shape, static
 from vamc_py.pipeline.program import Program
 
 # Operators that work on each token alone: they run on rows as they are.
@@ -19,13 +19,6 @@ _DIALECT = {
     f"relax.vamc.{name}"
     for name in (
         "linear", "rms_norm", "rotary", "rotary_angles", "swiglu", "select_rows", "cached_attention", "embedding",
-    )
-}  # fmt: skip
-_ELEMENTWISE = {
-    f"relax.{name}"
-    for name in (
-        "add", "subtract", "multiply", "divide", "negative", "exp", "tanh", "sigmoid", "sqrt", "rsqrt", "cos", "sin",
-        "maximum", "minimum", "clip", "astype", "nn.silu", "nn.gelu", "nn.gelu_tanh", "nn.relu",
     )
 }  # fmt: skip
 
@@ -97,7 +90,7 @@ class _Flattener:
             return
         rule = _RULES.get(name)
         new = rule(self, call) if rule else None
-        if new is None and name in _DIALECT | _ELEMENTWISE:
+        if new is None and name in _DIALECT | ELEMENTWISE:
             arguments = [self._flat_argument(argument, call) for argument in call.args]
             new = relax.Call(call.op, arguments, call.attrs, call.ty_args)
         if new is None:
@@ -112,7 +105,7 @@ class _Flattener:
         # A parameter of the dialect's operators is a weight: [1, …] is its own shape. Beside a value with a batch
         # dimension it is broadcast, and must not bring the dimension back.
         computed = isinstance(argument, relax.Var) and argument in self.graph.values
-        broadcast = operator_name(call) in _ELEMENTWISE and len(shape(argument)) == len(shape(call))
+        broadcast = operator_name(call) in ELEMENTWISE and len(shape(argument)) == len(shape(call))
         if _has_batch(argument) and (computed or broadcast):
             return self.graph.bind(relax.op.reshape(argument, shape(argument)[1:]))
         return argument

@@ -26,7 +26,7 @@ from .row_quantization import Each, largest_of, rounded, scale_and_inverse
 from .simd import BYTES, LANES, Expr, keep
 
 LARGEST = 127  # the largest |a|
-TILE = LinearTile(rows=6, stream_rows=0)
+TILE = LinearTile(rows=4, stream_rows=0, prefetch_tiles=4)
 
 
 @dataclass(frozen=True)

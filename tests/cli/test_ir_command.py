@@ -124,7 +124,7 @@ def test_diff_of_two_dumps(dumps: tuple[Path, Path]) -> None:
     # The tuples of parameters are known by their fields.
     assert "- model.layers.0.mlp.down_proj.weight: u8[1, 24, 4, 16, 4]" in lines
     assert "+ model.layers.0.mlp.down_proj.weight: f16[1, 96, 64]" in lines
-    assert "@@ layer 0 (the same in layer 1)" in lines
+    assert {"@@ layer 0", "@@ layer 1"} <= set(lines)  # the last layer has the choice of the wanted rows besides
     assert not any("rms_norm" in line for line in lines if line[:2] in ("- ", "+ "))
     # The same stage has another index in each.
     assert run("diff", *(f"{dump}:fuse-attention" for dump in dumps)) == ["no difference"]

@@ -103,7 +103,7 @@ def test_the_pipeline_of_a_configuration(config: Path) -> None:
     assert "fuse-residual" not in [line.split()[1] for line in lines]
     [line] = [line for line in lines if " clamp " in line]
     assert line.endswith(f"clamp.py:Clamp, --set {CHANGES}")
-    assert lines[-1].split() == ["25", "bundle-parameters", "lower"]
+    assert lines[-1].split() == ["26", "bundle-parameters", "lower"]
 
 
 def test_the_pipeline_as_yaml_can_be_pasted(config: Path, tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ def test_parameters_that_become_a_tuple(dump_with_kernels: Dump) -> None:
         "@@ signature",
         "@@ signature, layer 0 (the same in layer 1)",
         "@@ before the layers",
-        "@@ layer 0 (the same in layer 1)",
+        "@@ layer 0",
+        "@@ layer 1",
         "@@ behind the layers",
     ]
     body = lines[lines.index("@@ before the layers") :]

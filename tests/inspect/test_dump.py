@@ -181,7 +181,7 @@ def test_another_process_writes_the_same_bytes(dumped: Dumped) -> None:
 def test_texts_hold_one_function_and_the_module_stays_whole(tmp_path: Path) -> None:
     dump = make_dump(tmp_path / "dump", layers=1, only_function="step")
     last = dump.find("last")
-    text = (dump.folder / "025_bundle-parameters.py").read_text()
+    text = (dump.folder / "026_bundle-parameters.py").read_text()
     assert "def step(" in text
     assert "# Kernels" not in text
     assert not (dump.folder / "kernels").exists()

@@ -13,6 +13,7 @@ from vamc_py.inspect.report_model import Node
 DECODE = StepSize(tokens=1, rows=1, start=16, context=128)
 PREFILL = StepSize(tokens=64, rows=1, start=0, context=128)
 LAYER = ["linear", "qkv_attention", "linear", "linear", "linear"]
+LAST_LAYER = ["linear", "qkv_attention", "select_rows", "select_rows", "linear", "linear", "linear"]
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +23,16 @@ def shown(dump_with_kernels: Dump) -> tuple[Node, ...]:
 
 def test_nodes_are_the_calls_in_order(shown: tuple[Node, ...]) -> None:
     kinds = [node.kind for node in shown if node.kind != "rotary_angles"]  # once, somewhere before the first attention
-    assert kinds == ["embedding", *LAYER, *LAYER, "select_rows", "linear"]
+    assert kinds == ["embedding", *LAYER, *LAST_LAYER, "linear"]
     assert len({node.id for node in shown}) == len(shown)
     assert all(node.kernel for node in shown)
 
 
 def test_layers(shown: tuple[Node, ...]) -> None:
-    for layer in (0, 1):
-        assert [node.kind for node in shown if node.layer == layer] == LAYER
+    assert [node.kind for node in shown if node.layer == 0] == LAYER
+    assert [node.kind for node in shown if node.layer == 1] == LAST_LAYER
     outside = [node.kind for node in shown if node.layer is None]
-    assert outside == ["embedding", "rotary_angles", "select_rows", "linear"]
+    assert outside == ["embedding", "rotary_angles", "linear"]
 
 
 def test_edges_lead_to_what_runs_before(shown: tuple[Node, ...]) -> None:
@@ -45,14 +46,15 @@ def test_edges_lead_to_what_runs_before(shown: tuple[Node, ...]) -> None:
 
 
 def test_parameters_have_their_names_and_sizes(shown: tuple[Node, ...]) -> None:
-    down = [node for node in shown if node.kind == "linear" and node.layer == 1][-1]
+    down, last = ([node for node in shown if node.kind == "linear" and node.layer == layer][-1] for layer in (0, 1))
     assert down.parameters == (
-        "model.layers.1.mlp.down_proj.weight uint8[1, 24, 4, 16, 4]",
-        "model.layers.1.mlp.down_proj.weight.scale float32[64]",
+        "model.layers.0.mlp.down_proj.weight uint8[1, 24, 4, 16, 4]",
+        "model.layers.0.mlp.down_proj.weight.scale float32[64]",
     )
     assert down.parameter_bytes == 24 * 256 + 4 * 64
     assert (down.shape, down.dtype) == ("[n, 64]", "float32")
     assert (down.decode_operations, down.prefill_operations) == (2 * 64 * 96, 64 * 2 * 64 * 96)
+    assert (last.shape, last.prefill_operations) == ("[m, 64]", 2 * 64 * 96)  # for the one wanted token
 
 
 def test_what_no_kernel_serves_is_named_by_its_loops(dump_with_loops: Dump) -> None:

@@ -279,5 +279,5 @@ def test_nothing_but_products_attention_and_the_rows_is_left_of_a_model(architec
         "vamc.rotary_angles": 1,
         "vamc.linear": 2 * 4 + 1,
         "vamc.qkv_attention": 2,
-        "vamc.select_rows": 1,
+        "vamc.select_rows": 2,
     }

@@ -25,7 +25,7 @@ from vamc_py.pipeline.default import default_pipeline
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 PASSES = default_pipeline("fp32", quantize_lm_head=False)
 FUSED = tuple(one for one in PASSES if one.stage != "lower")
-FUSING = ("merge-linear", "fuse-swiglu", "fuse-residual", "fuse-prologue", "fuse-attention")
+FUSING = ("merge-linear", "fuse-swiglu", "fuse-residual", "fuse-prologue", "fuse-attention", "select-rows-early")
 UNFUSED = tuple(one for one in FUSED if one.name not in FUSING)
 
 

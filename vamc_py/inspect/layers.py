@@ -18,6 +18,7 @@ _NAMED_LAYER = re.compile(r"(?:^|\.)(\d+)\.|^(?:past_[kv]|[kv]_cache)_(\d+)$")
 _CACHE_FIELD = re.compile(r"^caches\[(\d+)\]$")  # of the tuple that bundle-parameters makes: k and v of each layer
 # Places beside the layers' numbers. What serves several layers is computed before the first one that needs it.
 BEFORE, BEHIND = -1, 1 << 30
+_WANTED = "rows"  # the input of `step` that says whose logits are wanted
 
 
 def layer_of_bindings(function: Any, members: Members | None = None) -> dict[str, int | None]:
@@ -120,6 +121,11 @@ class _Places:
             above.append(max([*places, *([] if own is None else [own])], default=None))
         return above
 
+    def _selects(self, index: int) -> bool:
+        """Whether the statement reads which rows are wanted: that is for what is behind the last attention."""
+        read = self.view.statements[index].values
+        return any(self.view.names[value] == _WANTED for value in read if value < len(self.view.parameters))
+
     def _below(self) -> list[set[int]]:
         """By statement: the places of the first statements that name one and are computed from it."""
         below: list[set[int]] = [set() for _ in self.named]
@@ -140,15 +146,18 @@ class _Places:
     def _divide(self, above: int, between: list[int]) -> None:
         """Moves those statements between two places that only prepare the later one.
 
-        The output of the earlier one is what the later one reads most often: once for its norm, once for its residual.
-        Behind the last layer nothing reads it twice; there it is the sum that joins two values.
+        The output of the earlier one is what the later one reads most often: once for its norm, once for its residual
+        (of the last layer: for the wanted rows of that). Behind the last layer nothing reads it twice; there it is the
+        sum that joins two values.
         """
         inside = set(between)
 
         def readers(index: int) -> tuple[bool, int, bool]:
-            later = [user for user in self._users(index) if user in inside or self.above[user] != above]
+            users = self._users(index)
+            later = [user for user in users if user in inside or self.above[user] != above or self._selects(user)]
+            outside = any(user not in inside or self._selects(user) for user in later)
             joins = index in inside and len(set(self._inputs(index)) - inside) > 1
-            return len(later) > 1 and not inside.issuperset(later), len(later), joins
+            return len(later) > 1 and outside, len(later), joins
 
         candidates = sorted(inside | {read for index in between for read in self._inputs(index)})
         output = max((i for i in candidates if self.above[i] == above), key=readers)

@@ -26,6 +26,7 @@ from vamc_py.passes.raise_rms_norm import RaiseRmsNorm
 from vamc_py.passes.raise_rotary import RaiseRotary
 from vamc_py.passes.raise_swiglu import RaiseSwiglu
 from vamc_py.passes.select_kernels import SelectKernels
+from vamc_py.passes.select_rows_early import SelectRowsEarly
 from vamc_py.passes.simplify import Simplify
 from vamc_py.passes.strided_slice import StridedSlice
 from vamc_py.pipeline.base import Pass
@@ -52,6 +53,7 @@ _STEP: tuple[Pass, ...] = (
     FuseResidual(),
     FusePrologue(),
     FuseAttention(),
+    SelectRowsEarly(),
     Simplify(),
 )
 _LOWER: tuple[Pass, ...] = (SelectKernels(), LowerReference(), BundleParameters())

@@ -10,6 +10,15 @@ import tvm_ffi
 from numpy.typing import NDArray
 from tvm import ir, relax, sym
 
+ELEMENTWISE = {
+    f"relax.{name}"
+    for name in (
+        "add", "subtract", "multiply", "divide", "negative", "exp", "tanh", "sigmoid", "sqrt", "rsqrt", "cos", "sin",
+        "maximum", "minimum", "clip", "astype", "nn.silu", "nn.gelu", "nn.gelu_tanh", "nn.relu",
+    )
+}  # fmt: skip
+"""Operators that compute each element by itself."""
+
 
 def constant(expression: Any) -> NDArray[Any] | None:
     """The value of a Relax constant as numpy, else None."""

@@ -111,13 +111,15 @@ class Work:
 def prefill_work(manifest: Manifest, tokens: int) -> Work:
     """Feeding ``tokens`` from position 0 on, with the logits of the last one.
 
-    ``operations`` = 2 x (weights of the layers' linears) x tokens + 2 x hidden x vocabulary
-    + layers x 4 x heads x head_dim x tokens x (tokens + 1) / 2. The last term is attention: a product with each key
-    and one with each value, for the positions up to the token's own. ``read`` = all parameters once.
+    ``operations`` = 2 x tokens x (weights of the linears up to the last attention) + 2 x (weights behind it, lm_head
+    included) + layers x 4 x heads x head_dim x tokens x (tokens + 1) / 2. The last term is attention: a product with
+    each key and one with each value, for the positions up to the token's own. ``read`` = all parameters once.
     """
     model = manifest.model
     attention = model.layers * 4 * model.heads * model.head_dim * tokens * (tokens + 1) // 2
-    operations = 2 * linear_weights(model) * tokens + 2 * model.hidden_size * model.vocab_size + attention
+    behind = _behind_attention(model)
+    everywhere = linear_weights(model) - behind
+    operations = 2 * everywhere * tokens + 2 * (behind + model.hidden_size * model.vocab_size) + attention
     return Work(read=_parameter_bytes(manifest), operations=operations)
 
 
@@ -139,8 +141,13 @@ def decode_work(manifest: Manifest, context: int, tokens: int) -> Work:
 
 def linear_weights(model: ModelFacts) -> int:
     """Weights of the layers' linears: q, k, v, o, gate, up and down."""
-    attention = model.hidden_size * model.head_dim * (2 * model.heads + 2 * model.kv_heads)
-    return model.layers * (attention + 3 * model.hidden_size * model.intermediate_size)
+    before = model.hidden_size * model.head_dim * (model.heads + 2 * model.kv_heads)
+    return model.layers * (before + _behind_attention(model))
+
+
+def _behind_attention(model: ModelFacts) -> int:
+    """Weights of o, gate, up and down of one layer: what the last layer needs for the wanted tokens only."""
+    return model.hidden_size * (model.heads * model.head_dim + 3 * model.intermediate_size)
 
 
 def _parameter_bytes(manifest: Manifest) -> float:
