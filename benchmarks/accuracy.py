@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.accuracy_rank import By, Ranked, Results, Settings, difference, measure, recommend
-from vamc_py.activation import Activation
+from vamc_py.activation import Activation, default_wide
 from vamc_py.artifact.manifest import TOKENIZER_DIR
 from vamc_py.config import LoadedConfig, load_config
 from vamc_py.errors import UserError
@@ -63,8 +63,9 @@ def compare(
 ) -> None:
     """Compile an artifact for each arithmetic, and compare perplexity and speed with int16's.
 
-    With --wide each arithmetic is compiled twice, the second time with these weights kept at 16 bits. The artifacts
-    stay in the workspace, named after the configuration and the arithmetic.
+    Each arithmetic is compiled twice, first for all weights, then with those of --wide kept at 16 bits (without it:
+    with lm_head beside int8 activations, as by default). The artifacts stay in the workspace, named after the
+    configuration and the arithmetic.
 
     Example: python -m benchmarks.accuracy compare examples/01_smollm2_int8.yaml --text wiki.test.raw
     --activation int8_g64 --activation int8_g128 --wide "*down_proj*" --rounds 5
@@ -188,17 +189,18 @@ def check_activations(names: Sequence[str]) -> list[Activation]:
 
 
 def builds(
-    config: Path, overrides: Sequence[str], activations: Sequence[str], wide: Sequence[str]
+    config: Path, overrides: Sequence[str], activations: Sequence[Activation], wide: Sequence[str]
 ) -> dict[str, LoadedConfig]:
     """The configurations to compare, by what the table calls them; int16 first."""
     name = load_config(config, overrides).config.name
     variants: dict[str, tuple[str, ...]] = {WIDE: (f"name={name}-{WIDE}", f"frontend.quantize.activation={WIDE}")}
     for activation in activations:
         key = f"frontend.quantize.activation={activation}"
-        variants[activation] = (f"name={name}-{activation}", key)
-        if wide:
-            keep = f"frontend.quantize.wide={json.dumps(list(wide))}"
-            variants[f"{activation}, wide"] = (f"name={name}-{activation}-wide", key, keep)
+        variants[activation] = (f"name={name}-{activation}", key, "frontend.quantize.wide=[]")
+        if kept := list(wide or default_wide(activation)):
+            variants[f"{activation}, wide"] = (
+                f"name={name}-{activation}-wide", key, f"frontend.quantize.wide={json.dumps(kept)}",
+            )  # fmt: skip
     return {label: load_config(config, [*overrides, *keys]) for label, keys in variants.items()}
 
 

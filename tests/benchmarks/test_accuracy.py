@@ -206,7 +206,17 @@ def test_compared_builds_differ_in_the_arithmetic(loaded: LoadedConfig, tmp_path
     assert [one.config.name for one in found.values()] == ["tiny-int16", "tiny-int8_g64", "tiny-int8_g64-wide"]
     sections = [one.config.frontend.quantize for one in found.values()]
     assert [section and section.activation for section in sections] == ["int16", "int8_g64", "int8_g64"]
-    assert [section and section.wide for section in sections] == [(), (), ("*.down_proj", "lm_head")]
+    assert [section and section.wide for section in sections] == [None, (), ("*.down_proj", "lm_head")]
+
+
+def test_without_weights_to_keep_the_default_is_compared(loaded: LoadedConfig, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(loaded.text)
+    found = accuracy.builds(config, (), ["bf16", "int8_g64"], [])
+    assert list(found) == ["int16", "bf16", "int8_g64", "int8_g64, wide"]
+    quantize = found["int8_g64, wide"].config.frontend.quantize
+    assert quantize is not None
+    assert quantize.wide == ("lm_head",)
 
 
 def test_the_commands_run(loaded: LoadedConfig, tmp_path: Path) -> None:

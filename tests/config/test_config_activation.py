@@ -39,6 +39,26 @@ def faults(loaded: LoadedConfig) -> list[str]:
     return caught.value.faults
 
 
+@pytest.mark.parametrize(
+    ("activation", "overrides", "kept"),
+    [
+        ("int8_g64", (), ("lm_head",)),
+        ("int8_token", (), ("lm_head",)),
+        ("int8_g64", ("frontend.quantize.lm_head=false",), ()),  # its weight is no int8 then
+        ("bf16", (), ()),
+        ("int16", (), ()),
+        ("null", (), ()),
+    ],
+)
+def test_lm_head_stays_wide_beside_int8_by_default(
+    activation: Activation, overrides: tuple[str, ...], kept: tuple[str, ...]
+) -> None:
+    loaded = load(activation, "null", *overrides)
+    check_compilable(loaded)
+    [chosen] = [step.one for step in resolve_pipeline(loaded) if isinstance(step.one, QuantizeActivations)]
+    assert chosen.wide == kept
+
+
 @pytest.mark.parametrize("activation", ["null", "int16", "bf16", "int8_g32", "int8_g64", "int8_g128", "int8_token"])
 def test_reaches_the_pass(activation: Activation) -> None:
     wide = () if activation == "int16" else ("lm_head", "*.down_proj")

@@ -12,13 +12,13 @@ from vamc_py.inspect.report_model import MachineLimits
 from vamc_py.inspect.roofline import decode_size, prefill_size, roofline
 from vamc_py.pipeline.program import ACTIVATION_ATTRIBUTE, WIDE_ROWS_ATTRIBUTE
 
-N = tirx.Var("n", "int64")
+N, M = tirx.Var("n", "int64"), tirx.Var("m", "int64")
 LIMITS = MachineLimits(machine="a machine", bandwidth=1e10, int8_peak=1e12, float_peak=1e11, bf16_peak=5e11)
 
 
-def linear(name: str, weights: str, activation: str | None = None) -> Call:
+def linear(name: str, weights: str, activation: str | None = None, rows: tirx.Var = N) -> Call:
     packed = relax.TensorType([64, 1024, 4, 16, 4] if weights == "uint8" else [64, 4096, 64], weights)
-    kinds = (relax.TensorType([N, 4096], "float32"), packed)
+    kinds = (relax.TensorType([rows, 4096], "float32"), packed)
     arguments = tuple(Argument("input", f"{name}{index}", kind) for index, kind in enumerate(kinds))
     attributes = {ACTIVATION_ATTRIBUTE: activation, WIDE_ROWS_ATTRIBUTE: 24} if activation else {}
     function = tirx.PrimFunc([], tirx.Evaluate(0), attrs=tvm.ir.make_node("ir.DictAttrs", **attributes))
@@ -62,6 +62,16 @@ def test_bfloat16_products_are_bound_by_their_own_peak(activation: str | None, t
     point = roofline([linear("one", "uint8", activation)], prefill_size(tokens, 4096), limits, {}).points[0]
     assert point.bound == "arithmetic"
     assert point.least_seconds == pytest.approx(point.operations / peak)
+
+
+def test_calls_of_a_kernel_have_the_peaks_of_their_own_rows() -> None:
+    """Behind the last attention a prompt has one row, and that is multiplied in two int8 digits."""
+    limits = LIMITS.model_copy(update={"bandwidth": 1e15})
+    everywhere, last = linear("layer", "uint8", "bf16"), linear("last", "uint8", "bf16", M)
+    size = prefill_size(512, 4096)
+    [point] = roofline([everywhere, last], size, limits, {}).points
+    expected = cost(everywhere, size).operations / 5e11 + cost(last, size).operations / 1e12
+    assert point.least_seconds == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("context", "start"), [(1, 0), (128, 64), (4096, 1024)])

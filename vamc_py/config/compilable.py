@@ -99,7 +99,7 @@ def check_wide(loaded: LoadedConfig, matrices: Iterable[str], *, tied: bool) -> 
     names = [name for name in dict.fromkeys((*matrices, LM_HEAD)) if outer.get(name, True)]
     wrong = [
         loaded.fault(f"frontend.quantize.wide[{index}]", without_match(pattern, names))
-        for index, pattern in enumerate(quantize.wide if quantize else ())
+        for index, pattern in enumerate((quantize.wide if quantize else None) or ())
         if not any(matches(pattern, name) for name in names)
     ]
     if wrong:

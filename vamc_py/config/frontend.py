@@ -135,10 +135,11 @@ class Quantize(Section):
         "`int8_token`: int8 for each token. null: `bf16` where the target has AVX512-BF16, else `int16`.",
         json_schema_extra=on("llvm"),
     )
-    wide: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        default=(),
+    wide: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
+        default=None,
         description="Weights whose activations keep 16 bits whatever `activation` says: patterns of their names in "
-        'the checkpoint, with or without `.weight`, such as `["lm_head", "*.down_proj", "model.layers.0.*"]`.',
+        'the checkpoint, with or without `.weight`, such as `["lm_head", "*.down_proj", "model.layers.0.*"]`. null: '
+        '`["lm_head"]` beside int8 activations, else none.',
         json_schema_extra=on("llvm"),
     )
     device: str | None = Field(

@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from vamc_py.inspect.calls import Call
-from vamc_py.inspect.costs import StepSize, cost
+from vamc_py.inspect.costs import StepSize, arithmetic, cost
 from vamc_py.inspect.measure import KernelTimes
 from vamc_py.inspect.report_model import MachineLimits, Roofline, RooflinePoint
-from vamc_py.pipeline.program import ACTIVATION_ATTRIBUTE, WIDE_ROWS_ATTRIBUTE
 
 _LONGEST_PAST = 1024  # positions in the cache before the decode step that is shown
 
@@ -27,10 +26,9 @@ def prefill_size(prefill: int, context: int) -> StepSize:
 def roofline(calls: Sequence[Call], size: StepSize, limits: MachineLimits, times: KernelTimes) -> Roofline:
     """The calls of one step summed by kernel, in the order in which the kernels first run.
 
-    The peak is that of bfloat16 for kernels that multiply in it at this size (where this machine does), the int8 one
-    for other products with int8 weights, else that of float32. ``times`` are seconds by kernel of one such step; for a
-    kernel that is not among them ``measured_seconds`` is None. A kernel whose arguments lie in the processor's caches,
-    as activations often do, can be faster than the memory's bandwidth has it.
+    The peak is that of the numbers in which a call multiplies at this size (``costs.arithmetic``). ``times`` are
+    seconds by kernel of one such step; for a kernel that is not among them ``measured_seconds`` is None. A kernel whose
+    arguments lie in the processor's caches, as activations often do, can be faster than the memory's bandwidth has it.
     """
     by_kernel: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
@@ -48,7 +46,7 @@ def _point(calls: Sequence[Call], size: StepSize, limits: MachineLimits, seconds
     costs = [cost(call, size) for call in calls]
     moved, operations = sum(one.bytes for one in costs), sum(one.operations for one in costs)
     reading = moved / limits.bandwidth
-    computing = operations / _peak(calls[0], size, limits)
+    computing = sum(one.operations / _peak(call, size, limits) for one, call in zip(costs, calls, strict=True))
     return RooflinePoint(
         kernel=calls[0].symbol,
         kind=calls[0].operator,
@@ -62,19 +60,5 @@ def _point(calls: Sequence[Call], size: StepSize, limits: MachineLimits, seconds
 
 
 def _peak(call: Call, size: StepSize, limits: MachineLimits) -> float:
-    if _is_bf16(call, size) and limits.bf16_peak is not None:
-        return limits.bf16_peak
-    return limits.int8_peak if _is_int8(call) else limits.float_peak
-
-
-def _is_bf16(call: Call, size: StepSize) -> bool:
-    """Whether a kernel multiplies in bfloat16 at this size."""
-    attributes = call.function.attrs if call.function is not None else None
-    if not attributes or str(attributes.get(ACTIVATION_ATTRIBUTE)) != "bf16":
-        return False
-    return size.tokens > int(attributes.get(WIDE_ROWS_ATTRIBUTE, 0))
-
-
-def _is_int8(call: Call) -> bool:
-    """Whether a product's weights are 8-bit integers (packed: unsigned)."""
-    return call.operator == "linear" and str(call.arguments[1].type.dtype) in ("int8", "uint8")
+    peaks = {"int8": limits.int8_peak, "bf16": limits.bf16_peak, "fp32": limits.float_peak}
+    return peaks[arithmetic(call, size)] or limits.float_peak  # a machine without bfloat16 multiplies its floats

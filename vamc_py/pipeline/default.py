@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from vamc_py.activation import default_wide
 from vamc_py.config import Config
 from vamc_py.errors import UserError
 from vamc_py.passes.bundle_parameters import BundleParameters
@@ -86,9 +87,17 @@ def default_passes(config: Config) -> tuple[Pass, ...]:
     """The pass list of the configuration's target, before its own ``passes``. UserError for a target without one."""
     if config.target != "llvm":
         raise UserError(f"{config.backend.type} has no list of passes yet; tvm_llvm has (--set backend.type=tvm_llvm)")
-    quantize = config.frontend.quantize
     return default_pipeline(
-        config.backend.dtype,
-        quantize_lm_head=config.quantize_lm_head,
-        activations=None if quantize is None else QuantizeActivations(quantize.activation, wide=quantize.wide),
+        config.backend.dtype, quantize_lm_head=config.quantize_lm_head, activations=_activations(config)
     )
+
+
+def _activations(config: Config) -> QuantizeActivations | None:
+    """What the configuration says of activations."""
+    quantize = config.frontend.quantize
+    if quantize is None:
+        return None
+    wide = quantize.wide
+    if wide is None:
+        wide = default_wide(quantize.activation) if config.quantize_lm_head else ()
+    return QuantizeActivations(quantize.activation, wide=wide)
