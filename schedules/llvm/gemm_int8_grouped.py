@@ -26,7 +26,8 @@ from .row_quantization import Each, largest_of, rounded, scale_and_inverse
 from .simd import BYTES, LANES, Expr, keep
 
 LARGEST = 127  # the largest |a|
-TILE = LinearTile(rows=4, stream_rows=0, prefetch_tiles=4)
+# Of four rows, sums and totals fit into the registers together.
+TILE = LinearTile(rows=4, stream_rows=0)
 
 
 @dataclass(frozen=True)
