@@ -12,13 +12,12 @@ Written as TIR with explicit vectors: TVM has no bfloat16 product (see `bfloat`)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 from tvm.script import tirx as T
 
 from . import bfloat, launch, simd
-from .gemm import LinearTile, Output
+from .gemm import LinearTile, Output, Part, Place
 from .layout import PANEL, QUAD, ZERO_POINT
 from .prologue import RowSource, each_row
 from .simd import BYTES, LANES, Expr, workspace
@@ -128,16 +127,6 @@ class Bfloat16Weights(Weights):
         simd.prefetch(self.packed, panel, step * QUAD + line // 2, line % 2 * (BYTES // 2))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A range of a panel's columns."""
-
-    number: Expr
-    start: Expr
-    """The first step."""
-    steps: Expr
-
-
 class _Task:
     """64 output features, for a block of at most `most_rows` rows."""
 
@@ -153,19 +142,19 @@ class _Task:
     def emit(self, first: Expr, count: Expr) -> None:
         """Emit the task for the `count` rows from `first` on, in as few tiles as possible."""
         if self._parts == 1:
-            self._emit_part(_Part(T.int32(0), T.int32(0), T.int32(self._weights.steps)), first, count)
+            self._emit_part(Part(T.int32(0), 1, T.int32(0), T.int32(self._weights.steps)), first, count)
             return
-        with T.serial(0, self._parts) as number:
-            start = simd.opaque(number * self._most_steps, "start")
+        with T.serial(0, self._parts) as index:
+            start = simd.opaque(index * self._most_steps, "start")
             steps = simd.opaque(T.min(self._weights.steps - start, self._most_steps), "steps")
-            self._emit_part(_Part(number, start, steps), first, count)
+            self._emit_part(Part(index, self._parts, start, steps, self._sums), first, count)
 
-    def _emit_part(self, part: _Part, first: Expr, count: Expr) -> None:
-        self._weights.convert(self._panel, part.start, part.steps, self._pairs)
+    def _emit_part(self, part: Part, first: Expr, count: Expr) -> None:
+        self._weights.convert(self._panel, part.first, part.count, self._pairs)
         with T.serial(0, PANEL // LANES // self._tile.vectors) as group:
             self._emit_tiles(part, first, count, group * self._tile.vectors)
 
-    def _emit_tiles(self, part: _Part, first: Expr, count: Expr, vector: Expr) -> None:
+    def _emit_tiles(self, part: Part, first: Expr, count: Expr, vector: Expr) -> None:
         """The last two tiles share their rows evenly, since a tile of one row takes as long as one of three. The others
         are full, in a loop of their own without a branch, which is two hundredths faster.
         """
@@ -183,59 +172,30 @@ class _Task:
                 with T.If(rows == number), T.Then():
                     self._emit_tile(part, first, full * longest + start, number, vector, full + i)
 
-    def _emit_tile(self, part: _Part, first: Expr, row: Expr, rows: int, vector: Expr, index: Expr) -> None:
+    def _emit_tile(self, part: Part, first: Expr, row: Expr, rows: int, vector: Expr, index: Expr) -> None:
         """Emit tile number `index`: `rows` rows from first + row on, `vectors` vectors from `vector` on."""
-        sums = [[simd.scratch((LANES,), "float32") for _ in range(self._tile.vectors)] for _ in range(rows)]
-        places = [(r, vector + v, total) for r, row_sums in enumerate(sums) for v, total in enumerate(row_sums)]
-        self._begin(part, row, places)
-        with T.serial(0, part.steps) as step:
+        place = Place((self._panel,), vector, self._tile.vectors, first + row, rows, part=part, block_row=row)
+        sums = [[simd.scratch((LANES,), "float32") for _ in place.columns] for _ in range(rows)]
+        place.resume(sums, lambda _row: simd.splat(0.0))
+        with T.serial(0, part.count) as step:
             simd.named("step", step)
-            self._prefetch(part.start + self._most_steps + step, index)
+            self._prefetch(part.first + self._most_steps + step, index)
             for half in range(2):
                 weights = [
-                    T.bind(simd.load(self._pairs, step * 2 + half, (vector + v) * LANES))
-                    for v in range(self._tile.vectors)
+                    T.bind(simd.load(self._pairs, step * 2 + half, column * LANES)) for _, column in place.columns
                 ]
                 for r, row_sums in enumerate(sums):
-                    value = T.bind(simd.splat(self._rows[first + row + r, (part.start + step) * 2 + half]))
+                    value = T.bind(simd.splat(self._rows[place.row + r, (part.first + step) * 2 + half]))
                     for total, weights_of_vector in zip(row_sums, weights, strict=True):
                         simd.store(total, bfloat.dot_bf16(simd.load(total, 0), weights_of_vector, value), 0)
-        self._end(part, first, row, places)
-
-    def _begin(self, part: _Part, row: Expr, places: list[tuple[int, Expr, Any]]) -> None:
-        """Emit the sums' beginning: zero, or what the part before left."""
-
-        def zero() -> None:
-            for _, _, total in places:
-                simd.store(total, simd.splat(0.0), 0)
-
-        if self._sums is None:
-            zero()
-            return
-        with T.If(part.number == 0):
-            with T.Then():
-                zero()
-            with T.Else():
-                for r, v, total in places:
-                    simd.store(total, simd.load(self._sums, row + r, v * LANES), 0)
-
-    def _end(self, part: _Part, first: Expr, row: Expr, places: list[tuple[int, Expr, Any]]) -> None:
-        """Emit the epilogue, or, before the last part, the store of the sums."""
 
         def write() -> None:
             row_scale = T.float32(1) if self._weights.scaled else None
-            for r, v, total in places:
-                self._output.write(simd.load(total, 0), row_scale, first + row + r, self._panel, v)
+            for r, row_sums in enumerate(sums):
+                for (panel, column), total in zip(place.columns, row_sums, strict=True):
+                    self._output.write(simd.load(total, 0), row_scale, place.row + r, panel, column)
 
-        if self._sums is None:
-            write()
-            return
-        with T.If(part.number == self._parts - 1):
-            with T.Then():
-                write()
-            with T.Else():
-                for r, v, total in places:
-                    simd.store(self._sums, simd.load(total, 0), row + r, v * LANES)
+        place.suspend(sums, write)
 
     def _prefetch(self, step: Expr, index: Expr) -> None:
         """Emit the fetch of a share of a step of the next part or panel: after `prefetch_tiles` tiles all is there."""

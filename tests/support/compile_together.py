@@ -11,6 +11,7 @@ from support.relax_modules import Array, context_for, tensor
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from vamc_py._tvm import compile_module
 from vamc_py.passes.lower_reference import LowerReference
 from vamc_py.pipeline.build import lowering
 from vamc_py.pipeline.program import Program
@@ -42,7 +43,7 @@ def compile_together(programs: Sequence[Program]) -> list[Callable[..., list[Arr
     names = [f"function_{index}" for index in range(len(functions))]
     for name, function in zip(names, functions, strict=True):
         module[name] = function.with_attr("global_symbol", name)
-    executable = tvm.compile(module, target=context.target.tvm_target(), relax_pipeline=lowering())
+    executable = compile_module(module, context.target.tvm_target(), relax_pipeline=lowering())
     machine = relax.VirtualMachine(executable, tvm.cpu())
 
     def callable_of(name: str) -> Callable[..., list[Array]]:

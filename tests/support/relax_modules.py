@@ -12,6 +12,7 @@ import torch
 import tvm
 from tvm import relax
 
+from vamc_py._tvm import compile_module
 from vamc_py.check.values import to_tvm
 from vamc_py.check.weights import make_weight
 from vamc_py.frontend.import_relax import import_traced
@@ -88,7 +89,7 @@ class Compiled:
         context = context_for()
         lowered = LowerReference().apply(program, context)
         target = context.target.tvm_target()
-        executable = tvm.compile(lowered.module, target=target, relax_pipeline=lowering())
+        executable = compile_module(lowered.module, target, relax_pipeline=lowering())
         self.machine = relax.VirtualMachine(executable, tvm.cpu())
         self.name = program.name
         self.parameters = list(program.function.params)

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import tvm
 
+from vamc_py._tvm import compile_module
+
 
 def build_kernel(kernel: Any, target: Any | None = None) -> Any:
     """The module of the compiled kernel, whose name in it is ``main``; `target` is this machine's CPU by default."""
     module = tvm.IRModule({"main": kernel.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target=target or tvm.target.Target.from_device("cpu"))
+    return compile_module(module, target or tvm.target.Target.from_device("cpu"))
 
 
 def compile_kernel(kernel: Any, target: Any | None = None) -> Callable[..., None]:

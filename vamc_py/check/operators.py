@@ -10,6 +10,7 @@ import tvm
 from tvm import ir, relax
 from tvm_ffi import structural_equal, structural_hash
 
+from vamc_py._tvm import compile_module
 from vamc_py.check.numpy_operators import numpy_operator
 from vamc_py.check.row_operators import row_call
 from vamc_py.check.values import Result, Value, as_argument, dimensions, from_tvm, tensors_of
@@ -74,13 +75,13 @@ class Operators:
             with builder.dataflow():
                 result = builder.emit_output(with_tensors(call, parameters))
             builder.emit_func_output(result)
-        executable = tvm.compile(builder.get(), target=self.target, relax_pipeline=lowering())
+        executable = compile_module(builder.get(), self.target, relax_pipeline=lowering())
         compiled: Compiled = relax.VirtualMachine(executable, tvm.cpu())["operator"]
         return compiled
 
     def _compile_kernel(self, kernel: Any) -> Compiled:
         module = tvm.IRModule({"kernel": kernel.with_attr("global_symbol", "kernel")})
-        compiled: Compiled = tvm.compile(module, target=self.target)["kernel"]
+        compiled: Compiled = compile_module(module, self.target)["kernel"]
         return compiled
 
 

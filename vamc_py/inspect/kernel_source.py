@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import tvm
 from tvm import tirx
 
+from vamc_py._tvm import compile_module
 from vamc_py.errors import UserError
 from vamc_py.target.description import TargetDescription
 
@@ -36,7 +37,7 @@ def kernel_source(module: Any, name: str, form: Form, target: TargetDescription)
     tvm_target = target.tvm_target()
     alone = tvm.IRModule({name: function.with_attr("global_symbol", name)})
     with tvm_target:
-        built = tvm.compile(alone, target=tvm_target)
+        built = compile_module(alone, tvm_target)
     return str(built.mod.inspect_source(_INSPECTED[form]))
 
 

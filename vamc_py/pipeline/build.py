@@ -29,14 +29,14 @@ def build_module(program: Program, target: TargetDescription) -> tvm.runtime.Mod
         module[name] = function.with_attr("global_symbol", name)
     tvm_target = target.tvm_target()
     with tvm_target:
-        return tvm.compile(module, target=tvm_target, relax_pipeline=lowering())
+        return _tvm.compile_module(module, tvm_target, relax_pipeline=lowering())
 
 
 def build_limits(target: TargetDescription) -> tvm.runtime.Module:
     """A module of the loops that measure the machine's limits alone; its functions are its items."""
     tvm_target = target.tvm_target()
     with tvm_target:
-        return tvm.compile(tvm.IRModule(_limits(target)), target=tvm_target)
+        return _tvm.compile_module(tvm.IRModule(_limits(target)), tvm_target)
 
 
 def _limits(target: TargetDescription) -> dict[str, tvm.tirx.PrimFunc]:

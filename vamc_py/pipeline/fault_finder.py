@@ -11,6 +11,7 @@ from typing import Any
 import tvm
 from tvm import relax, tirx
 
+from vamc_py._tvm import compile_module
 from vamc_py.errors import UserError
 from vamc_py.inspect.dump import INDEX_FILE
 from vamc_py.interrupts import interrupted
@@ -137,7 +138,7 @@ def failing_kernel(program: Program, target: TargetDescription) -> str | None:
             name = symbol.name_hint
             alone = tvm.IRModule({name: function.with_attr("global_symbol", name)})
             try:
-                tvm.compile(alone, target=target.tvm_target())
+                compile_module(alone, target.tvm_target())
             except Exception:
                 return str(name)
     return None

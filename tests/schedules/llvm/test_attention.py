@@ -11,6 +11,7 @@ from support.attention_reference import Problem, normalized, rotated
 from support.run_kernel import compile_kernel
 from tvm import relax
 
+from vamc_py._tvm import compile_module
 from vamc_py.schedules.llvm.attention import AttentionTile, cached_attention
 
 Array = np.ndarray[Any, Any]
@@ -155,7 +156,7 @@ def test_relax_calls_it_in_place() -> None:
             result = builder.emit(relax.op.call_tir_inplace(function, arguments, [6, 7, -1], types))
             attended = builder.emit_output(relax.TupleGetItem(result, 2))
         builder.emit_func_output(attended)
-    machine = relax.VirtualMachine(tvm.compile(builder.get(), tvm.target.Target.from_device("cpu")), tvm.cpu())
+    machine = relax.VirtualMachine(compile_module(builder.get(), tvm.target.Target.from_device("cpu")), tvm.cpu())
     inputs = (problem.q, problem.k, problem.v, problem.positions, problem.slots, problem.pages)
     tensors = [tvm.runtime.tensor(x) for x in (*inputs, problem.k_cache, problem.v_cache)]
     out = machine["main"](*tensors).numpy().reshape(problem.n, heads * head_dim)

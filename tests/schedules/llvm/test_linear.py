@@ -14,6 +14,7 @@ import tvm
 from support.run_kernel import compile_kernel
 from tvm import relax
 
+from vamc_py._tvm import compile_module
 from vamc_py.schedules.llvm.gemm import LinearTile
 from vamc_py.schedules.llvm.layout import pack_rows, packed_dtype, packed_shape
 from vamc_py.schedules.llvm.linear import default_tile, linear
@@ -190,7 +191,7 @@ def test_a_relax_function_with_a_dynamic_number_of_rows_calls_two_of_them() -> N
     with builder.function("main", [x, w, s, v]):
         y = builder.emit(relax.op.call_tir(up, [x, w, s], relax.TensorType((n, 64), "float32")))
         builder.emit_func_output(builder.emit(relax.op.call_tir(down, [y, v], relax.TensorType((n, 32), "float32"))))
-    machine = relax.VirtualMachine(tvm.compile(builder.get(), target=tvm.target.Target.from_device("cpu")), tvm.cpu())
+    machine = relax.VirtualMachine(compile_module(builder.get(), tvm.target.Target.from_device("cpu")), tvm.cpu())
     for rows in (1, 6):
         values = activations(rows, 32)
         arguments = (values, pack_rows(weight), scale, pack_rows(other))

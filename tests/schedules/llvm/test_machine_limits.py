@@ -12,6 +12,7 @@ import tvm
 from support.cpu_features import needs_bf16
 from support.instruction_sets import CPUS, assembly, foreign_instructions, runnable
 
+from vamc_py._tvm import compile_module
 from vamc_py.schedules.llvm import simd
 from vamc_py.schedules.llvm.machine_limits import CHAINS, FEWER_CHAINS, LANES, STEPS, machine_limits
 from vamc_py.target.description import this_machine
@@ -21,7 +22,7 @@ from vamc_py.target.description import this_machine
 def module(threads: int) -> Any:
     target = this_machine("int8")
     with simd.using(target.instruction_set):
-        return tvm.compile(tvm.IRModule(machine_limits(threads)), target=target.tvm_target())
+        return compile_module(tvm.IRModule(machine_limits(threads)), target.tvm_target())
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -86,7 +87,7 @@ def test_other_cpus_have_loops_of_their_own_instructions(cpu: str) -> None:
     with simd.using(target.instruction_set):
         functions = machine_limits(1)
     assert "limit_matrix_bf16" not in functions
-    built = tvm.compile(tvm.IRModule(functions), target=target.tvm_target())
+    built = compile_module(tvm.IRModule(functions), target.tvm_target())
     assert not foreign_instructions(assembly(built), target)
     chains = CHAINS if target.instruction_set.avx512 else FEWER_CHAINS
     out = tvm.runtime.tensor(np.zeros(64, np.int32))

@@ -14,6 +14,7 @@ from support.attention_reference import Problem
 from support.instruction_sets import CPUS, assembly, foreign_instructions, runnable
 from support.run_kernel import as_arrays
 
+from vamc_py._tvm import compile_module
 from vamc_py.schedules.llvm import (
     attention,
     elementwise,
@@ -68,7 +69,7 @@ def built(cpu: str) -> Any:
     target = target_for(cpu, "int8")
     with simd.using(target.instruction_set):
         functions = {name: make().with_attr("global_symbol", name) for name, make in KERNELS.items()}
-    return tvm.compile(tvm.IRModule(functions), target=target.tvm_target())
+    return compile_module(tvm.IRModule(functions), target.tvm_target())
 
 
 @pytest.fixture(params=CPUS)
