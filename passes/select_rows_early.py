@@ -72,7 +72,8 @@ class _Selected:
         """The variable with the wanted rows of ``expression``."""
         var = self._graph.origin(expression)
         if var not in self._known:
-            self._known[var] = self._graph.bind(self._computed(var), var.name)
+            name = var.name if var in self._chain else f"wanted_{var.name}"
+            self._known[var] = self._graph.bind(self._computed(var), name)
         return self._known[var]
 
     def _computed(self, var: Any) -> Any:
