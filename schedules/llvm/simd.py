@@ -77,8 +77,8 @@ def workspace(*shape: Expr, dtype: str = "float32") -> Any:
 def opaque(value: Expr, name: str = "opaque") -> Expr:
     """`value`, an int32, as a variable `name` into which TVM's analyses do not look.
 
-    TVM's region analysis multiplies out the divisions and remainders of a dynamic size in every index: a second of
-    compile time a kernel for what no pass can use.
+    They multiply out the divisions and remainders of a dynamic size in every index: one to two seconds of compile time
+    a kernel for what no pass can use.
     """
     return named(name, keep(value))
 
