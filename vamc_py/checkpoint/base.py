@@ -7,10 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from vamc_py.weights.formats import WeightFormat
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Checkpoint(ABC):
     ``config_file``: the file it was read from, for messages.
     ``generation_config``: the content of generation_config.json; ``eos_token_id`` may be an id or a list. {} if none.
     ``tensors``: every tensor of the checkpoint by its Hugging Face name. A tied model has no lm_head.weight.
+    ``quantized``: the formats of the weights that come quantized, by name. The tensor of that name holds the values
+        [N, K]; beside it stand those of its scales and, where the format has them, zero points, under its name with
+        ``formats.SCALE`` and ``formats.ZERO`` behind (``….q_proj.weight.scale``), in the shapes that the format says.
     """
 
     path: Path
@@ -37,6 +43,7 @@ class Checkpoint(ABC):
     config_file: Path
     generation_config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
+    quantized: Mapping[str, WeightFormat] = MappingProxyType({})
 
     @abstractmethod
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
