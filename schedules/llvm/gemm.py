@@ -176,7 +176,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Output:
-    """y[n, features] and what the epilogue applies: value * (row_scale * scale) + bias + residual."""
+    """y[n, features] and what the epilogue applies of value * (row_scale * scale) + bias + residual: what there is."""
 
     y: Any
     features: int
@@ -229,6 +229,7 @@ class Output:
         if self.scale is not None:
             scale = at(self.scale, column)
             factor = scale if factor is None else factor * scale
+        if factor is not None:
             value = simd.fma(value, factor, addends.pop(0)) if addends else value * factor
         for addend in addends:
             value = value + addend

@@ -1,4 +1,4 @@
-"""bfloat16 activations on vdpbf16ps, for many rows at once: int8 weights (exact in bfloat16) or bfloat16 ones.
+"""bfloat16 activations on vdpbf16ps, for many rows at once: weights of every format brought to bfloat16.
 
 Rows of x are rounded to bfloat16 in a workspace. A task brings its panel of weights into the form of the instruction
 once, [K/2][64] pairs of columns in a workspace for the second-level cache, and then all its row tiles pass over that:
@@ -11,24 +11,24 @@ Written as TIR with explicit vectors: TVM has no bfloat16 product (see `bfloat`)
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 from tvm.script import tirx as T
 
 from . import bfloat, launch, simd
+from .bfloat_weights import Weights
 from .gemm import LinearTile, Output, Part, Place
-from .layout import PANEL, QUAD, ZERO_POINT
+from .layout import PANEL
 from .prologue import RowSource, each_row
-from .simd import BYTES, LANES, Expr, workspace
+from .simd import LANES, Expr, workspace
 
 TILE = LinearTile(rows=6, row_block=512, prefetch_tiles=2)
 MOST_STEPS = 512  # of four columns in a part of a panel: 256 KiB of pairs
 SHARED_PANELS = 32  # with fewer, a task has half of the rows: threads share tasks more evenly the more there are
 
 
-def emit_bf16(source: RowSource, weight: Any, output: Output, n: Expr, columns: int, tile: LinearTile) -> None:
-    """Emit the kernel: the n rows of `source` times the packed int8 or bfloat16 weight into `output`.
+def emit_bf16(source: RowSource, weights: Weights, output: Output, n: Expr, tile: LinearTile) -> None:
+    """Emit the kernel: the n rows of `source` times the weights into `output`.
 
     Of the tile it takes `rows`, `vectors`, `row_block` and `prefetch_tiles`. ValueError where the instruction set has
     no bfloat16 products.
@@ -37,9 +37,8 @@ def emit_bf16(source: RowSource, weight: Any, output: Output, n: Expr, columns: 
         raise ValueError("bfloat16 products need AVX512-BF16, which the instruction set has not")
     panels = -(-output.features // PANEL)
     row_block = tile.row_block if panels >= SHARED_PANELS else -(-tile.row_block // 2)
-    weights: Weights = (Int8Weights if weight.dtype == "uint8" else Bfloat16Weights)(weight, columns)
     with bfloat.instructions():
-        rows = simd.named("row_pairs", T.alloc_buffer((n, -(-columns // LANES) * (LANES // 2)), "int32"))
+        rows = simd.named("row_pairs", T.alloc_buffer((n, -(-weights.columns // LANES) * (LANES // 2)), "int32"))
         each_row(n, lambda row: _round_row(source, row, rows))
         blocks = simd.named("blocks", T.bind((n + (row_block - 1)) // row_block))
         with launch.tasks(panels * blocks) as task:
@@ -57,74 +56,6 @@ def _round_row(source: RowSource, row: Expr, rows: Any) -> None:
         simd.store(rows, simd.bits(bfloat.round_bf16(piece), "int32x8"), row, column // 2, count=LANES // 2)
 
     source.each(store)
-
-
-class Weights(ABC):
-    """Packed weights, read in steps of four columns."""
-
-    lines: int
-    """Cache lines in a step of a panel."""
-    scaled: bool
-    """Whether the sums are to be multiplied by the scale of their output feature."""
-
-    def __init__(self, packed: Any, columns: int) -> None:
-        self.packed, self.columns = packed, columns
-        self.steps = -(-columns // QUAD)
-
-    @abstractmethod
-    def convert(self, panel: Expr, start: Expr, steps: Expr, pairs: Any) -> None:
-        """Emit pairs int32[2 * steps, 64] = the pairs of columns of a panel as bfloat16, from the step `start` on, zero
-        beyond the last column."""
-
-    @abstractmethod
-    def prefetch(self, panel: Expr, step: Expr, line: Expr) -> None:
-        """Emit the prefetch of a line of a step, which may lie in the next panel or beyond the weights' end."""
-
-
-class Int8Weights(Weights):
-    """[panel][step][4][16][4], w + 128."""
-
-    lines = PANEL * QUAD // BYTES
-    scaled = True
-
-    def convert(self, panel: Expr, start: Expr, steps: Expr, pairs: Any) -> None:
-        with T.serial(0, steps) as step:
-            for v in range(PANEL // LANES):
-                quads = simd.bits(simd.load(self.packed, panel, start + step, v, 0, 0, count=BYTES), "uint32x16")
-                for half, pair in enumerate(widen_quads(quads)):
-                    simd.store(pairs, pair, step * 2 + half, v * LANES)
-
-    def prefetch(self, panel: Expr, step: Expr, line: Expr) -> None:
-        simd.prefetch(self.packed, panel, step, line, 0, 0)
-
-
-class Bfloat16Weights(Weights):
-    """[panel][column][64], the bits as uint16."""
-
-    lines = PANEL * QUAD * 2 // BYTES
-    scaled = False
-
-    def convert(self, panel: Expr, start: Expr, steps: Expr, pairs: Any) -> None:
-        whole = T.min(steps, self.columns // QUAD - start)
-        with T.serial(0, whole * 2) as pair:
-            self._store_pair(panel, start * QUAD + pair * 2, 2, pairs, pair)
-        if rest := self.columns % QUAD:
-            with T.If(whole < steps), T.Then():
-                for half in range(2):
-                    column = self.columns - rest + half * 2
-                    self._store_pair(panel, column, min(rest - half * 2, 2), pairs, whole * 2 + half)
-
-    def _store_pair(self, panel: Expr, column: Expr | int, columns: int, pairs: Any, pair: Expr) -> None:
-        """Emit a pair with those of its two columns that there are."""
-        for feature in range(0, PANEL, LANES):
-            value = T.broadcast(T.uint32(0), LANES)
-            for half in range(columns):
-                bits = T.cast(simd.load(self.packed, panel, column + half, feature), "uint32x16")
-                value = value | T.shift_left(bits, T.broadcast(T.uint32(16 * half), LANES))
-            simd.store(pairs, simd.bits(value, "int32x16"), pair, feature)
-
-    def prefetch(self, panel: Expr, step: Expr, line: Expr) -> None:
-        simd.prefetch(self.packed, panel, step * QUAD + line // 2, line % 2 * (BYTES // 2))
 
 
 class _Task:
@@ -203,26 +134,3 @@ class _Task:
             share = -(-self._weights.lines // tiles)
             for line in range(share):
                 self._weights.prefetch(self._panel, step, T.min(index, tiles - 1) * share + line)
-
-
-def widen_quads(quads: Expr) -> list[Expr]:
-    """uint32x16 with four packed weights (w + 128) a lane, as bfloat16: int32x16 of columns 0 and 1, and of 2 and 3.
-
-    A byte put into the mantissa of the right power of two is a float32 of that power plus the byte; taking the power
-    and 128 away leaves the weight, exact, with zeros in the lower half. Emits bindings.
-    """
-    quads = T.bind(quads)
-    pairs = []
-    for half in (quads, T.shift_right(quads, T.broadcast(T.uint32(16), LANES))):
-        lanes = T.bind(half)
-        first, second = (_byte_as_float(lanes, byte) for byte in (0, 1))
-        pairs.append(simd.bits(T.shift_right(first, T.broadcast(T.uint32(16), LANES)) | second, "int32x16"))
-    return pairs
-
-
-def _byte_as_float(lanes: Expr, byte: int) -> Expr:
-    """Byte 0 or 1 of each lane, less 128, as the bits of a float32."""
-    power = float(1 << (23 - 8 * byte))
-    masked = lanes & T.broadcast(T.uint32(0xFF << (8 * byte)), LANES)
-    value = simd.bits(masked | simd.bits(simd.splat(power), "uint32x16"), "float32x16")
-    return simd.bits(value - simd.splat(power + ZERO_POINT), "uint32x16")

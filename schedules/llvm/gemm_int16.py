@@ -19,8 +19,8 @@ from typing import Any
 from tvm.script import tirx as T
 
 from . import simd
+from .digits import LARGEST
 from .gemm import LinearTile, Output, Place, Steps, walk
-from .gemm_int8 import LARGEST
 from .layout import PANEL, QUAD, ZERO_POINT
 from .prologue import RowSource, each_row, kept_row
 from .row_quantization import largest_of, rounded, scale_and_inverse

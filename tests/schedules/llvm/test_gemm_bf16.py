@@ -20,6 +20,7 @@ from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as build
 
 from vamc_py.schedules.llvm import gemm_bf16, simd
+from vamc_py.schedules.llvm.bfloat_weights import Bfloat16Weights, Int8Weights
 from vamc_py.schedules.llvm.gemm import LinearTile, Output
 from vamc_py.schedules.llvm.gemm_bf16 import TILE, emit_bf16
 from vamc_py.schedules.llvm.layout import pack_rows, packed_dtype, packed_shape
@@ -58,7 +59,8 @@ def product(
         residual = argument("residual", n, out_features) if added else None
         norm = argument("norm", in_features) if prologue == "rms_norm" else None
         output = Output(argument("y", n, out_features), out_features, scale, bias, residual)
-        emit_bf16(row_source(prologue, x, in_features, norm, 1e-6), weight, output, n, in_features, tile)
+        weights = (Int8Weights if weight_type == "int8" else Bfloat16Weights)(weight, in_features)
+        emit_bf16(row_source(prologue, x, in_features, norm, 1e-6), weights, output, n, tile)
     return module.get()
 
 
