@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from tvm import relax
 
+from vamc_py.config.patterns import rule_of
 from vamc_py.dialect import LinearCall, linear
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph
@@ -21,8 +22,11 @@ class MergeLinear(Pass):
     """Linear layers that read the same value become one product with the weights below each other, then a split.
 
     One launch instead of two or three, and the input is read and quantized once. Only layers that all have a bias, or
-    all none, whose parameters nothing else uses and are float32 still.
+    all none, whose parameters nothing else uses and are float32 still; that come quantized alike, or not at all; and
+    whose weights have the same type by their first fitting rule among ``rules``, ``PATTERN=TYPE`` each.
     """
+
+    rules: tuple[str, ...] = ()
 
     name: ClassVar[str] = "merge-linear"
     stage: ClassVar[Stage] = "rewrite"
@@ -49,7 +53,7 @@ class Module:
         graph = Graph(program.function)
         inputs, caches, weights = layout(program.function)
         plan = program.plan
-        for (_, with_bias), members in _groups(graph, weights).items():
+        for (_, with_bias, *_), members in self._groups(graph, weights, program.plan, context).items():
             merged: list[Any] = []
             for position in range(1, 3 if with_bias else 2):
                 parts = [graph.values[var].args[position] for var in members]
@@ -60,15 +64,22 @@ class Module:
         function = graph.rebuild(parameters=[*inputs, *caches, *weights])
         return program.with_function(function, plan=plan.only([weight.name for weight in weights]))
 
-
-def _groups(graph: Graph, weights: list[Any]) -> dict[tuple[Any, bool], list[Any]]:
-    """Mergeable linear layers by (input, has a bias), in order of appearance, two or more each."""
-    groups: dict[tuple[Any, bool], list[Any]] = defaultdict(list)
-    own = {w for w in weights if str(w.ty.dtype) == "float32" and len(graph.users[w]) == 1 and not graph.is_result(w)}
-    for var, call in graph.calls("relax.vamc.linear"):
-        if own.issuperset(call.args[1:]) and not call.attrs["residual"] and LinearCall.of(call).prologue == "none":
-            groups[graph.origin(call.args[0]), bool(call.attrs["bias"])].append(var)
-    return {key: members for key, members in groups.items() if len(members) > 1}
+    def _groups(
+        self, graph: Graph, weights: list[Any], plan: ParameterPlan, context: Context
+    ) -> dict[tuple[Any, ...], list[Any]]:
+        """Mergeable linear layers by (input, has a bias, format, rule), in order of appearance, two or more each."""
+        groups: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
+        own = {
+            w for w in weights if str(w.ty.dtype) == "float32" and len(graph.users[w]) == 1 and not graph.is_result(w)
+        }
+        for var, call in graph.calls("relax.vamc.linear"):
+            layer = LinearCall.of(call)
+            if own.issuperset(call.args[1:]) and layer.residual is None and layer.prologue == "none":
+                sources = plan[layer.weight.name].sources
+                kept = tuple(dict.fromkeys(context.formats.get(source) for source in sources))
+                key = graph.origin(layer.x), layer.bias is not None, kept, rule_of(self.rules, sources)
+                groups[key].append(var)
+        return {key: members for key, members in groups.items() if len(members) > 1}
 
 
 def _merge_parameters(parts: list[Any], plan: ParameterPlan) -> tuple[Any, ParameterPlan]:

@@ -28,6 +28,9 @@ class QuantizeActivations(Pass):
     weight has a name like a pattern of ``wide``, such as ``*.down_proj``, stay as they are. A merged weight has the
     names of all its parts, with or without ``.weight``; the layer that makes the logits has the name ``lm_head``, too.
 
+    int8 activations are for weights with one scale a row alone; layers of other formats (int4, scales for groups of
+    columns, float8) take bf16 then where the target has it, else 16 bits.
+
     Where the target has AVX512-BF16 and the caches 16 bits, attention over several tokens of a sequence multiplies in
     bfloat16, unless ``activation`` is int16.
     """
@@ -77,14 +80,19 @@ class Module:
         activation = self.resolved(context)
         if activation == "int16" or not layers:
             return program
-        wide_rows = default_wide_rows(activation) if self.wide_rows is None else self.wide_rows
+        of_groups: Activation = "bf16" if context.target.instruction_set.bf16 else "int16"
         for var, layer in layers.items():
             if not any(matches(pattern, name) for pattern in self.wide for name in names[var]):
-                graph.replace(var, replace(layer, activation=activation, wide_rows=wide_rows).make())
+                own = activation if layer.per_row else of_groups
+                rows = self._wide_rows(own) if own != "int16" else 0
+                graph.replace(var, replace(layer, activation=own, wide_rows=rows).make())
         if context.target.instruction_set.bf16:
             _round_attention(graph)
-        said = {ACTIVATION_ATTRIBUTE: activation, WIDE_ROWS_ATTRIBUTE: wide_rows}
+        said = {ACTIVATION_ATTRIBUTE: activation, WIDE_ROWS_ATTRIBUTE: self._wide_rows(activation)}
         return program.with_function(graph.rebuild(attributes={**dict(program.function.attrs.items()), **said}))
+
+    def _wide_rows(self, activation: Activation) -> int:
+        return default_wide_rows(activation) if self.wide_rows is None else self.wide_rows
 
     def resolved(self, context: Context) -> Activation:
         """``activation``, or what null means on the target. UserError for one that the target does not have."""
@@ -111,5 +119,5 @@ def _names(graph: Graph, var: Any, weight: Any, program: Program) -> tuple[str, 
 def _round_attention(graph: Graph) -> None:
     for operator, make in _ATTENTIONS.items():
         for var, call in graph.calls(operator):
-            if str(call.args[-1].ty.dtype) == "float16":
+            if str(call.args[-1].ty.dtype) != "float32":
                 graph.replace(var, make(*call.args, **{**dict(call.attrs.items()), "products": "bfloat16"}))

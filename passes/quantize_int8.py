@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tvm import relax
-
-from vamc_py.dialect import LinearCall, embedding
+from vamc_py.config.patterns import rule_of
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.graph import Graph
-from vamc_py.pipeline.matching import shape
-from vamc_py.pipeline.matrices import matrices
+from vamc_py.pipeline.matrices import matrices, outer_matrices
 from vamc_py.pipeline.program import Program, layout
-from vamc_py.weights.plan import QuantizeRows
+from vamc_py.pipeline.weight_formats import Quantized, with_formats
+from vamc_py.weights.formats import WeightFormat
+from vamc_py.weights.plan import QuantizeRows, Recipe
+
+FLOATS = ("fp16",)
+"""Types of rules that leave a weight its floating-point numbers."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,18 @@ class QuantizeInt8(Pass):
     """Per output row, symmetric, round to nearest: scale = max|w| / 127, on every linear layer of the decoder.
 
     ``lm_head`` takes the output projection and the embedding too (one table when they are tied). The activations stay
-    float in the graph (w8a16) until quantize-activations. Weights that another operator reads as well keep their type.
+    float in the graph (w8a16) until quantize-activations. Weights that another operator reads as well keep their type,
+    and so do those whose first fitting rule among ``rules``, ``PATTERN=TYPE`` each, has the type fp16.
     """
 
     lm_head: bool = True
+    rules: tuple[str, ...] = ()
 
     name: ClassVar[str] = "quantize-int8"
     stage: ClassVar[Stage] = "rewrite"
     tolerance: ClassVar[float] = 0.05
     requires: ClassVar[tuple[str, ...]] = ("raise-linear",)  # without it there is nothing to quantize
-    after: ClassVar[tuple[str, ...]] = ("merge-linear",)  # which merges float32 weights only
+    after: ClassVar[tuple[str, ...]] = ("merge-linear", "keep-quantized", "quantize-int4")  # take float32 weights
     example: ClassVar[str] = """
 @I.ir_module
 class Module:
@@ -51,36 +55,20 @@ class Module:
 
     def apply(self, program: Program, context: Context) -> Program:
         graph = Graph(program.function)
-        inputs, caches, weights = layout(program.function)
-        chosen = self._chosen(graph, weights)
-        values = {w: relax.Var(w.name, relax.TensorType(shape(w), "int8")) for w in chosen}
-        scales = {w: relax.Var(f"{w.name}.scale", relax.TensorType(shape(w)[:1], "float32")) for w in chosen}
-        for var, call in graph.calls("relax.vamc.linear"):
-            weight = call.args[1]
-            if weight in chosen:
-                quantized = replace(LinearCall.of(call), weight=values[weight], scale=scales[weight])
-                graph.replace(var, quantized.make())
-        for var, call in graph.calls("relax.vamc.embedding"):
-            if call.args[1] in chosen:
-                graph.replace(var, embedding(call.args[0], values[call.args[1]], scales[call.args[1]]))
-        recipes = {}
-        parameters: list[Any] = []
-        for weight in weights:
-            recipe = program.plan[weight.name]
-            if weight not in chosen:
-                parameters.append(weight)
-                recipes[weight.name] = recipe
-                continue
-            parameters += [values[weight], scales[weight]]
-            recipes[weight.name] = recipe.then(QuantizeRows("values"))
-            recipes[scales[weight].name] = recipe.then(QuantizeRows("scale"))
-        function = graph.rebuild(parameters=[*inputs, *caches, *parameters])
-        return program.with_function(function, plan=type(program.plan)(recipes))
+        weights = layout(program.function)[2]
+        chosen = matrices(graph, weights) - (set() if self.lm_head else outer_matrices(graph))
+        return with_formats(
+            program,
+            {
+                weight: _quantized(program.plan[weight.name])
+                for weight in weights
+                if weight in chosen and str(weight.ty.dtype) == "float32" and self._takes(program, weight)
+            },
+        )
 
-    def _chosen(self, graph: Graph, weights: list[Any]) -> set[Any]:
-        chosen = {weight for weight in matrices(graph, weights) if str(weight.ty.dtype) != "int8"}
-        if self.lm_head:
-            return chosen
-        head = graph.call(graph.outputs()[0], "relax.vamc.linear")
-        outer = {call.args[1] for _, call in graph.calls("relax.vamc.embedding")}
-        return chosen - outer - ({head.args[1]} if head is not None else set())
+    def _takes(self, program: Program, weight: Any) -> bool:
+        return rule_of(self.rules, program.plan[weight.name].sources) not in FLOATS
+
+
+def _quantized(recipe: Recipe) -> Quantized:
+    return Quantized(WeightFormat("int8"), recipe.then(QuantizeRows("values")), recipe.then(QuantizeRows("scale")))

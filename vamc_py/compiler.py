@@ -46,6 +46,7 @@ from vamc_py.progress import stage, stage_times, track
 from vamc_py.target.description import TargetDescription, target_for
 from vamc_py.target.used_features import used_features
 from vamc_py.weights.execute import Expected, write_parameters
+from vamc_py.weights.source import PlanSource
 
 if TYPE_CHECKING:
     from vamc_py.frontend.trace import Traced
@@ -81,7 +82,7 @@ def compile_config(loaded: LoadedConfig, inspection: Inspection | None = None) -
         if config.workspace.enable_ir is not False:
             dumps.append(DumpWriter(writer.directory(IR_DIR), loaded, text=False))
         program = trace_model(config, checkpoint, model)
-        context = context_of(config, target)
+        context = context_of(config, target, checkpoint)
         with FaultKeeper(context, writer.path(IR_DIR), config.artifact_dir.with_name(f"{config.name}.fault")) as keeper:
             with stage("passes"):
                 lowered = lower(program, pipeline, context, (*dumps, *inspection.printers(pipeline), keeper))
@@ -104,9 +105,10 @@ def show_passes(loaded: LoadedConfig, inspection: Inspection) -> Program:
     """Runs the passes up to ``inspection.until`` and shows what it asks for; nothing is built, no weight is read."""
     pipeline, target = _prepare(loaded, inspection)
     with stage_times() as times:
-        program = trace_model(loaded.config, *_open(loaded))
+        checkpoint, model = _open(loaded)
+        program = trace_model(loaded.config, checkpoint, model)
         dumps = inspection.dumps(loaded)
-        context = context_of(loaded.config, target)
+        context = context_of(loaded.config, target, checkpoint)
         with stage("passes"), FaultKeeper(context) as keeper:
             observers = (*dumps, *inspection.printers(pipeline), keeper)
             program = run_passes(program, pipeline, context, observers, until=inspection.last(pipeline))
@@ -196,9 +198,9 @@ class Lowered:
     program: Program
 
 
-def context_of(config: Config, target: TargetDescription) -> Context:
+def context_of(config: Config, target: TargetDescription, checkpoint: Checkpoint) -> Context:
     """What the passes may ask about this compilation."""
-    return Context(target, config.prefill_length, config.context_length)
+    return Context(target, config.prefill_length, config.context_length, checkpoint.quantized)
 
 
 def lower(
@@ -223,8 +225,8 @@ def _write_weights(lowered: Lowered, checkpoint: Checkpoint, path: Path) -> tupl
     weights = layout(lowered.step.function)[2]
     expected = {w.name: Expected(tuple(int(d) for d in w.ty.shape), str(w.ty.dtype)) for w in weights}
     plan = lowered.step.plan.only([weight.name for weight in weights])
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    return write_parameters(plan, expected, checkpoint, shapes, path, lambda names: track(names, "weights"))
+    source = PlanSource(checkpoint)
+    return write_parameters(plan, expected, source, source.shapes, path, lambda names: track(names, "weights"))
 
 
 def _manifest(

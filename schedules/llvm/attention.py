@@ -26,11 +26,12 @@ from tvm.tirx import PrimFunc
 from tvm.tirx.script import builder as build
 
 from . import bfloat
+from .attention_cache import Cache, cache_shapes
 from .attention_input import Inputs, Rotation
 from .attention_prefill import BFLOAT16, FLOAT32, Tiles
 from .attention_steps import Attention
-from .attention_tile import AttentionTile, Batch, Cache, Heads
-from .simd import LANES, current
+from .attention_tile import AttentionTile, Batch, Heads
+from .simd import current
 
 __all__ = ["AttentionTile", "cached_attention"]
 
@@ -40,10 +41,11 @@ def cached_attention(
     kv_heads: int,
     head_dim: int,
     *,
-    cache_dtype: Literal["float16", "float32"],
+    cache_dtype: Literal["float16", "float32", "int8"],
     scale: float,
     fused_qkv: bool,
     qk_norm_eps: float | None = None,
+    k_offset: bool = False,
     products: Literal["float32", "bfloat16"] = "float32",
     tile: AttentionTile | None = None,
 ) -> PrimFunc:
@@ -52,11 +54,13 @@ def cached_attention(
     Arguments with `fused_qkv` (out f32[n, heads * head_dim]):
         qkv f32[n, (heads + 2 * kv_heads) * head_dim]   queries, keys, values
         q_norm, k_norm f32[head_dim]                    only with `qk_norm_eps`: RMSNorm of each head, then rotation
+        k_offset f32[kv_heads, head_dim]                only with `k_offset`, int8 caches: taken from rotated keys
         cos, sin f32[n, head_dim]                       x * cos + concat(-x[half:], x[:half]) * sin
     without (out f32[n, heads, head_dim]): q like out, k and v f32[n, kv_heads, head_dim], rotated already.
     Then for both:
         positions i32[n], slots i32[n], pages i32[s, p]
-        k_cache [num_pages, kv_heads, blocks, head_dim, 16], v_cache [num_pages, kv_heads, blocks, 16, head_dim]
+        k_cache [num_pages, kv_heads, blocks, head_dim, 16], v_cache [num_pages, kv_heads, blocks, 16, head_dim]; both
+        [num_pages, kv_heads, blocks, head_dim + 4, 16] of int8 (see `attention_cache`)
         out
     Token i attends to positions 0 … positions[i] of slots[i]; the tokens of a slot are contiguous and their positions
     consecutive. ValueError if the shapes are not ones the kernel can do.
@@ -74,6 +78,8 @@ def cached_attention(
     shape, tile = Heads(heads, kv_heads, head_dim), tile or AttentionTile.default()
     if qk_norm_eps is not None and not fused_qkv:
         raise ValueError("qk_norm_eps needs fused_qkv: rotated queries and keys are normalized already")
+    if k_offset and not (fused_qkv and cache_dtype == "int8"):
+        raise ValueError("k_offset needs fused_qkv and an int8 cache")
     with IRBuilder() as module, build.prim_func():
         build.func_name("cached_attention")
         build.func_attr({"tirx.noalias": True, "op_pattern": 8})  # 8: opaque, or fusion would lose the in-place caches
@@ -83,11 +89,13 @@ def cached_attention(
             return build.arg(name, build.buffer(dims, dtype))
 
         rotation: Rotation | None = None
+        offset: Any = None
         projections: tuple[Any, ...]
         if fused_qkv:
             projections = (argument("qkv", n, (heads + 2 * kv_heads) * head_dim),)
             normed = qk_norm_eps is not None
             q_norm, k_norm = (argument(name, head_dim) if normed else None for name in ("q_norm", "k_norm"))
+            offset = argument("k_offset", kv_heads, head_dim) if k_offset else None
             cos, sin = argument("cos", n, head_dim), argument("sin", n, head_dim)
             rotation = Rotation(cos, sin, q_norm, k_norm, qk_norm_eps)
         else:
@@ -97,11 +105,13 @@ def cached_attention(
         positions, slots = (argument(name, n, dtype="int32") for name in ("positions", "slots"))
         pages = argument("pages", T.int64(), T.int64(), dtype="int32")
         num_pages, blocks = T.int64(), T.int64()
-        keys = argument("k_cache", num_pages, kv_heads, blocks, head_dim, LANES, dtype=cache_dtype)
-        values = argument("v_cache", num_pages, kv_heads, blocks, LANES, head_dim, dtype=cache_dtype)
+        keys, values = (
+            argument(name, num_pages, kv_heads, blocks, *dims, dtype=cache_dtype)
+            for name, dims in zip(("k_cache", "v_cache"), cache_shapes(shape, cache_dtype), strict=True)
+        )
         out = argument("out", n, *((heads * head_dim,) if fused_qkv else (heads, head_dim)))
-        batch, cache = Batch(n, positions, slots), Cache(keys, values, pages, blocks)
-        inputs = Inputs(shape, projections, rotation, scale * math.log2(math.e))
+        batch, cache = Batch(n, positions, slots), Cache(shape, keys, values, pages, blocks)
+        inputs = Inputs(shape, projections, rotation, scale * math.log2(math.e), mixed=cache.scaled, k_offset=offset)
         tiles = Tiles(shape, tile, FLOAT32 if products == "float32" else BFLOAT16, cache, batch, inputs, out)
         with bfloat.instructions() if products == "bfloat16" else nullcontext():
             Attention(shape, tile, tiles, cache, batch, inputs, out).emit()

@@ -9,8 +9,11 @@ from typing import Any
 from tvm.script import tirx as T
 
 from . import simd
-from .attention_tile import Batch, Cache, Heads, minimum
+from .attention_cache import Cache, Place
+from .attention_tile import Batch, Heads, minimum
+from .hadamard import block_of, hadamard
 from .math import lane_sum
+from .row_quantization import Each
 from .simd import LANES, Expr, keep, workspace
 
 Source = Callable[[Expr, int], Expr]
@@ -41,6 +44,10 @@ class Inputs:
     rotation: Rotation | None
     scale: float
     """What queries are multiplied by: so that the softmax needs only exp2."""
+    mixed: bool = False
+    """Whether queries and keys go through the Hadamard transform, as int8 caches want it."""
+    k_offset: Any = None
+    """float32[kv_heads, head_dim]: what is taken from rotated keys."""
 
     def _source(self, part: int, token: Expr, head: Expr) -> Source:
         """One head of the queries (part 0), keys (1) or values (2)."""
@@ -51,14 +58,26 @@ class Inputs:
         return lambda start, count: simd.load(self.projections[0], token, first + start, count=count)
 
     def _ready(self, part: int, token: Expr, head: Expr) -> Source:
-        """The same, normalized and rotated."""
+        """The same, normalized and rotated, and mixed where that is wanted."""
         source = self._source(part, token, head)
-        if self.rotation is None:
+        turned = workspace(self.heads.head_dim) if self.rotation is not None or self.mixed else None
+        if turned is None:
             return source
-        turned = workspace(self.heads.head_dim)
-        norm = (self.rotation.q_norm, self.rotation.k_norm)[part]
-        rotate(self.heads.head_dim, self.rotation, norm, token, source, turned)
-        return lambda start, count: simd.load(turned, start, count=count)
+
+        def from_turned(start: Expr, count: int) -> Expr:
+            return simd.load(turned, start, count=count)
+
+        if self.rotation is not None:
+            norm = (self.rotation.q_norm, self.rotation.k_norm)[part]
+            rotate(self.heads.head_dim, self.rotation, norm, token, source, turned)
+            source = from_turned
+        if self.mixed:
+            vectors = [keep(source(v * LANES, LANES)) for v in range(self.heads.vectors)]
+            if part == 1 and self.k_offset is not None:
+                vectors = [keep(x - simd.load(self.k_offset, head, v * LANES)) for v, x in enumerate(vectors)]
+            for v, vector in enumerate(hadamard(vectors)):
+                simd.store(turned, vector, v * LANES)
+        return from_turned
 
     def prefetch(self, part: int, token: Expr, head: Expr) -> None:
         """Emit prefetches of one head of the queries (part 0), keys (1) or values (2)."""
@@ -72,49 +91,51 @@ class Inputs:
 
     def read_queries(self, token: Expr, kv_head: Expr, store: Callable[[Expr, Expr, Expr], None]) -> None:
         """Emit ``store(member, first, vector)`` for all 16 features from `first` on of the group's heads of a token."""
+        scale = self.scale / block_of(self.heads.head_dim) if self.mixed else self.scale
         with T.serial(0, self.heads.group) as member:
             query = self._ready(0, token, keep(kv_head * self.heads.group + member))
             with T.serial(0, self.heads.vectors) as v:
-                store(member, v * LANES, query(v * LANES, LANES) * simd.splat(self.scale))
+                store(member, v * LANES, query(v * LANES, LANES) * simd.splat(scale))
 
     def write(self, cache: Cache, batch: Batch, token: Expr, kv_head: Expr) -> None:
         """Emit the store of one token's key and value of one head into the cache."""
         position = keep(batch.position(token))
         page, block = cache.place(batch.slot(token), keep(T.truncdiv(position, T.int64(LANES))))
         lane = keep(T.truncmod(position, T.int64(LANES)))
-        key = self._ready(1, token, kv_head)
-        dtype = str(cache.keys.dtype)
-        column = simd.scratch((LANES,), dtype)
-        with T.serial(0, self.heads.vectors) as v:
-            simd.store(column, T.cast(key(v * LANES, LANES), f"{dtype}x{LANES}"), 0)
-            for d in range(LANES):
-                T.buffer_store(cache.keys, column[d], [page, kv_head, block, v * LANES + d, lane])
-        self._write_value(cache, token, kv_head, page, block, lane)
+        place = Place(page, kv_head, block)
+        cache.write_key(place, lane, self._each(self._ready(1, token, kv_head)))
+        cache.write_value(place, lane, self._each(self._source(2, token, kv_head)))
 
     def write_block(self, cache: Cache, batch: Batch, token: Expr, kv_head: Expr) -> None:
         """The same for 16 tokens from `token` on that fill a block of the cache: keys in whole vectors."""
         page, block = cache.place(batch.slot(token), keep(T.truncdiv(batch.position(token), T.int64(LANES))))
-        dtype = str(cache.keys.dtype)
-        lines = workspace(LANES, self.heads.head_dim, dtype=dtype)
+        place = Place(page, kv_head, block)
+        lines = workspace(LANES, self.heads.head_dim, dtype=cache.dtype)
         with T.serial(0, T.int64(LANES)) as lane:
             # a token's row is longer than a memory page, where the processor's own prefetching ends
             ahead = keep(token + minimum(lane + 2, T.int64(LANES - 1)))
             self.prefetch(1, ahead, kv_head)
             self.prefetch(2, ahead, kv_head)
-            key = self._ready(1, token + lane, kv_head)
-            with T.serial(0, self.heads.vectors) as v:
-                simd.store(lines, T.cast(key(v * LANES, LANES), f"{dtype}x{LANES}"), lane, v * LANES)
-            self._write_value(cache, token + lane, kv_head, page, block, lane)
-        with T.serial(0, self.heads.vectors) as v:
-            columns = transposed([keep(simd.load(lines, lane, v * LANES)) for lane in range(LANES)], dtype)
-            for d, column in enumerate(columns):
-                simd.store(cache.keys, column, page, kv_head, block, v * LANES + d, 0)
 
-    def _write_value(self, cache: Cache, token: Expr, kv_head: Expr, page: Expr, block: Expr, lane: Expr) -> None:
-        value = self._source(2, token, kv_head)
+            def keep_line(vector: Expr, first: Expr, lane: Expr = lane) -> None:
+                simd.store(lines, vector, lane, first)
+
+            scale = cache.narrow(self._each(self._ready(1, token + lane, kv_head)), keep_line)
+            cache.write_key_scale(place, lane, scale)
+            cache.write_value(place, lane, self._each(self._source(2, token + lane, kv_head)))
         with T.serial(0, self.heads.vectors) as v:
-            vector = T.cast(value(v * LANES, LANES), f"{cache.values.dtype}x{LANES}")
-            simd.store(cache.values, vector, page, kv_head, block, lane, v * LANES)
+            rows = [keep(simd.load(lines, lane, v * LANES)) for lane in range(LANES)]
+            for d, column in enumerate(transposed(rows, cache.dtype)):
+                cache.write_keys(place, v * LANES + d, column)
+
+    def _each(self, source: Source) -> Each:
+        """Goes through the vectors of a head."""
+
+        def each(emit: Callable[[Expr, Expr], None]) -> None:
+            with T.serial(0, self.heads.vectors) as v:
+                emit(keep(source(v * LANES, LANES)), v * LANES)
+
+        return each
 
 
 def rotate(head_dim: int, rotation: Rotation, norm: Any | None, token: Expr, source: Source, to: Any) -> None:

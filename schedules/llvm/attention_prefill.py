@@ -16,14 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tvm
+from tvm import tirx
 from tvm.script import tirx as T
 
 from . import bfloat, simd
+from .attention_cache import Cache, Place
 from .attention_input import Inputs
 from .attention_partial import Partial, clear, finish, merge
 from .attention_softmax import softmax_row
-from .attention_tile import AttentionTile, Batch, Cache, Heads, ceildiv, minimum
+from .attention_tile import AttentionTile, Batch, Heads, ceildiv, minimum
 from .math import exp2, exp2_rough
 from .simd import LANES, Expr, keep, workspace
 
@@ -109,6 +110,10 @@ class Tiles:
         self.weights = self.scores if self.exact else workspace(self.capacity, self.block // depth, dtype=lane)
         self.rescale = workspace(self.capacity, LANES)
         self.extents = workspace(self.capacity // self.tile.rows, dtype="int64")
+        if self.cache.scaled:
+            self.key_scales, self.value_scales = workspace(self.block), workspace(self.block)
+            with T.serial(0, self.block // LANES) as vector:  # weights of segments beyond the end are stored, too
+                simd.store(self.value_scales, simd.splat(0.0), vector * LANES)
         result = Partial(*Partial.allocate(rows=self.capacity, head_dim=dim))
         part = Partial(*Partial.allocate(rows=self.capacity, head_dim=dim)) if self.exact else result
         with T.serial(0, tokens) as index:
@@ -153,42 +158,48 @@ class Tiles:
 
     def _softmax_row(self, row: Expr, visible: Expr, extent: Expr, result: Partial) -> None:
         def store(first: Expr, weights: Expr) -> None:
+            if self.cache.scaled:
+                weights = weights * simd.load(self.value_scales, first)
             self.products.store_row(self.weights, weights, row, first)
 
         softmax_row(self.scores, row, self.block, visible, extent, result, self.rescale, self.products.power, store)
 
     def _pack(self, rows: TileRows, first: Expr, length: Expr) -> None:
         """Keys and values of the block into panels; of values, zeros beyond the end of the context."""
-        depth, dim = self.products.depth, self.heads.head_dim
+        depth, dim, cache = self.products.depth, self.heads.head_dim, self.cache
         with T.serial(0, ceildiv(length, LANES)) as vector:
             nominal = keep(T.truncdiv(first, T.int64(LANES)) + vector)
-            page, block = self.cache.place(rows.slot, nominal)
-            next_page, next_block = self.cache.place(rows.slot, keep(minimum(nominal + 1, rows.last_block)))
+            page, block = cache.place(rows.slot, nominal)
+            next_page, next_block = cache.place(rows.slot, keep(minimum(nominal + 1, rows.last_block)))
+            place, ahead = Place(page, rows.head, block), Place(next_page, rows.head, next_block)
             with T.serial(0, dim // depth) as step:
-                self._prefetch(self.cache.keys, next_page, rows.head, next_block, step * (depth * LANES), depth * LANES)
-                parts = [_wide(self.cache.keys, page, rows.head, block, step * depth + i, 0) for i in range(depth)]
+                self._prefetch(cache.keys, ahead, step * (depth * LANES), depth * LANES)
+                parts = [cache.key(place, step * depth + i) for i in range(depth)]
                 simd.store(self.keys, self.products.pack(*parts), vector, step, 0)
             left = keep(minimum(T.int64(LANES), length - vector * LANES))
+            if cache.scaled:
+                simd.store(self.key_scales, cache.key_scales(place), vector * LANES)
+                seen = keep(T.ramp(T.int32(0), 1, LANES)) < simd.splat(T.cast(left, "int32"))
+                simd.store(
+                    self.value_scales,
+                    tirx.Select(seen, cache.value_scales(place), simd.splat(0.0)),
+                    vector * LANES,
+                )
             with T.serial(0, ceildiv(left, depth)) as step:
-                self._prefetch(self.cache.values, next_page, rows.head, next_block, step * (depth * dim), depth * dim)
+                self._prefetch(cache.values, ahead, step * (depth * dim), depth * dim)
                 for v in range(self.heads.vectors):
-                    parts = [
-                        _wide(self.cache.values, page, rows.head, block, step * depth + i, v * LANES)
-                        for i in range(depth)
-                    ]
+                    parts = [cache.value(place, step * depth + i, v * LANES) for i in range(depth)]
                     simd.store(self.values, self.products.pack(*parts), v, vector * (LANES // depth) + step, 0)
             if depth == 2:
                 with T.If(T.truncmod(left, T.int64(2)) == 1), T.Then(), T.serial(0, self.heads.vectors) as v:
-                    value = _wide(self.cache.values, page, rows.head, block, left - 1, v * LANES)
+                    value = cache.value(place, left - 1, v * LANES)
                     at = keep(vector * (LANES // depth) + T.truncdiv(left, T.int64(2)))
                     simd.store(self.values, self.products.pack(value, simd.splat(0.0)), v, at, 0)
 
-    def _prefetch(self, cache: Any, page: Expr, head: Expr, block: Expr, first: Expr, count: int) -> None:
+    def _prefetch(self, buffer: Any, place: Place, first: Expr, count: int) -> None:
         """`count` elements of a block of 16 positions from its element `first` on: at head_dim 128 such a block is a
         page of memory, where the processor's own prefetching ends."""
-        line = simd.BYTES * 8 // tvm.DataType(str(cache.dtype)).bits
-        for start in range(0, count, line):
-            simd.prefetch(cache, page, head, block, 0, first + start)
+        self.cache.prefetch(buffer, place, first, count, simd.BYTES)
 
     def _scores(self, rows: TileRows, length: Expr) -> None:
         width, dim = self.width, self.heads.head_dim
@@ -201,9 +212,11 @@ class Tiles:
             row = keep(step * self.tile.rows)
             panels = [keep(column * width + w) for w in range(width)]
             sums = self._product(self.lines, row, self.keys, panels, T.int64(dim // self.products.depth), None)
-            for r, row_sums in enumerate(sums):
-                for panel, cell in zip(panels, row_sums, strict=True):
-                    simd.store(self.scores, simd.load(cell, 0), row + r, panel * LANES)
+            for w, panel in enumerate(panels):
+                scales = keep(simd.load(self.key_scales, panel * LANES)) if self.cache.scaled else None
+                for r, row_sums in enumerate(sums):
+                    score = simd.load(row_sums[w], 0)
+                    simd.store(self.scores, score if scales is None else score * scales, row + r, panel * LANES)
 
     def _values(self, rows: TileRows, result: Partial) -> None:
         """out[row] = out[row] * rescale[row] + weights[row] @ values."""
@@ -245,7 +258,3 @@ class Tiles:
                 for vector, cell in zip(vectors, row_sums, strict=True):
                     simd.store(cell, self.products.multiply(simd.load(cell, 0), vector, scalar), 0)
         return sums
-
-
-def _wide(cache: Any, *indices: Expr) -> Expr:
-    return keep(T.cast(simd.load(cache, *indices), "float32x16"))

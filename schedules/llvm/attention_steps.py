@@ -10,12 +10,13 @@ from typing import Any
 from tvm.script import tirx as T
 
 from . import simd
+from .attention_cache import Cache
 from .attention_chunk import Scratch, TokenHeads, attend_chunk
 from .attention_input import Inputs
 from .attention_partial import Partial, clear, finish, merge
 from .attention_plan import plan_batch
 from .attention_prefill import Tiles
-from .attention_tile import AttentionTile, Batch, Cache, Heads, ceildiv, minimum
+from .attention_tile import AttentionTile, Batch, Heads, ceildiv, minimum
 from .launch import SERIAL_ELEMENTS
 from .simd import LANES, Expr, keep, workspace
 

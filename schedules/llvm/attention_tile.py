@@ -9,7 +9,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from .simd import LANES, Expr, current, keep
+from .simd import LANES, Expr, current
 
 REGISTERS = 24
 """Most vector accumulators in an innermost loop; the other 8 of AVX-512's 32 registers hold operands."""
@@ -94,22 +94,6 @@ class Heads:
     @property
     def vectors(self) -> int:
         return self.head_dim // LANES
-
-
-@dataclass(frozen=True)
-class Cache:
-    """The paged cache of one layer: keys [page, head, block, d, 16], values [page, head, block, 16, d]."""
-
-    keys: Any
-    values: Any
-    pages: Any
-    blocks: Expr
-    """Blocks of 16 positions in a page."""
-
-    def place(self, slot: Expr, block: Expr) -> tuple[Expr, Expr]:
-        """The page, and the block in it, of a slot's block of 16 positions. Emits bindings."""
-        page = keep(T.cast(self.pages[slot, keep(T.truncdiv(block, self.blocks))], "int64"))
-        return page, keep(T.truncmod(block, self.blocks))
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,12 @@ def _quantize(source: RowSource, row: Expr, digits: Digits, group: int) -> None:
         of_group(index, lambda emit: _each_vector(source, index * group, group, emit))
     if rest := source.columns % group:
         columns = range(whole * group, whole * group + rest, LANES)
-        of_group(whole, lambda emit: [emit(simd.keep(source.piece(column)), column) for column in columns])
+
+        def last(emit: Callable[[Expr, Expr], None]) -> None:
+            for column in columns:
+                emit(simd.keep(source.piece(column)), column)
+
+        of_group(whole, last)
 
 
 def _each_vector(source: RowSource, first: Expr, count: int, emit: Callable[[Expr, Expr], None]) -> None:

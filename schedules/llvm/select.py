@@ -20,7 +20,16 @@ from vamc_py.pipeline.program import (
 )
 from vamc_py.schedules.kernel import Kernel, PackedWeight
 from vamc_py.schedules.llvm import attention, elementwise, embedding, linear, rms_norm, rotary, rows, simd, swiglu
-from vamc_py.schedules.llvm.layout import PANEL, Array, pack_rows, packed_dtype, packed_shape
+from vamc_py.schedules.llvm.layout import (
+    PANEL,
+    Array,
+    pack_columns,
+    pack_int4_rows,
+    pack_rows,
+    packed_dtype,
+    packed_shape,
+)
+from vamc_py.weights.formats import WeightFormat
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,28 @@ class PackPanels:
     def apply(self, block: Array) -> Array:
         """[rows, K] -> the panels; rows a multiple of 64, or the last ones."""
         return pack_rows(block)
+
+
+@dataclass(frozen=True)
+class PackInt4Panels:
+    """The step that lays whole rows of values of four bits out in panels of 64 (see ``layout``)."""
+
+    rows_multiple: int = PANEL
+
+    def apply(self, block: Array) -> Array:
+        """int8 [rows, K], from -8 to 7 -> the panels; rows a multiple of 64, or the last ones."""
+        return pack_int4_rows(block)
+
+
+@dataclass(frozen=True)
+class PackColumns:
+    """The step that lays the scales or zero points of groups out in columns of panels (see ``layout``)."""
+
+    rows_multiple: int = PANEL
+
+    def apply(self, block: Array) -> Array:
+        """[rows, groups] or, with one group, [rows] -> [rows / 64, groups, 64]; rows a multiple of 64, or the last."""
+        return pack_columns(block.reshape(len(block), -1))
 
 
 def select(call: Any, features: Collection[str]) -> Kernel | None:
@@ -89,20 +120,53 @@ def _select_linear(call: Any) -> Kernel | None:
         return None
     parts = LinearCall.of(call)
     n, k = (int(dimension) for dimension in shape(parts.weight))
-    dtype = _weight_type(parts.weight)
+    form = _format(parts)
+    if form is not None and form.group is not None and form.group % 16 and form.group < k:
+        return None
+    dtype: Any = _weight_type(parts.weight) if form is None else form
     bias, residual = parts.bias is not None, parts.residual is not None
     function = _linear(
         n, k, dtype,
         bias=bias, residual=residual, activation=parts.activation, wide_rows=parts.wide_rows,
         prologue=parts.prologue, epsilon=parts.epsilon,
     )  # fmt: skip
-    name = f"linear_{dtype}_{n}x{k}{_endings(parts)}"
+    name = f"linear_{_weight_name(parts)}_{n}x{k}{_endings(parts)}"
     attributes: dict[str, str | int] = {}
     if parts.activation != "int16":
         attributes |= {ACTIVATION_ATTRIBUTE: parts.activation, WIDE_ROWS_ATTRIBUTE: parts.wide_rows}
     if parts.prologue != "none":
         attributes |= {PROLOGUE_ATTRIBUTE: parts.prologue}
-    return Kernel(name, function, {1: _packed(parts.weight)}, attributes=attributes)
+    return Kernel(name, function, _packed_format(parts, form), attributes=attributes)
+
+
+def _format(parts: LinearCall) -> WeightFormat | None:
+    """The format of a weight with scales; None without, and for int8 with one float32 scale a row, the plain one."""
+    if parts.scale is None or (parts.per_row and _weight_type(parts.scale) == "float32"):
+        return None
+    values: Any = "int4" if parts.bits == 4 else _weight_type(parts.weight)
+    scale: Any = _weight_type(parts.scale)
+    return WeightFormat(values, parts.group or None, parts.zero is not None, scale)
+
+
+def _packed_format(parts: LinearCall, form: WeightFormat | None) -> dict[int, PackedWeight]:
+    """How the weight lies in memory and, where it has groups, its scales and zero points."""
+    if form is None:
+        return {1: _packed(parts.weight)}
+    n, k = (int(dimension) for dimension in shape(parts.weight))
+    groups = -(-n // PANEL), form.groups(k), PANEL
+    step = PackInt4Panels() if form.values == "int4" else PackPanels()
+    packed = {
+        1: PackedWeight(packed_shape(n, k, form.values), packed_dtype(form.values), step),
+        2: PackedWeight(groups, form.scale, PackColumns()),
+    }
+    return {**packed, 3: PackedWeight(groups, "int8", PackColumns())} if form.zeros else packed
+
+
+def _weight_name(parts: LinearCall) -> str:
+    """What a kernel's name calls the weight: "int8", "int4_g128z", "float8_e4m3fn_g128"."""
+    values = "int4" if parts.bits == 4 else _weight_type(parts.weight)
+    group = f"_g{parts.group}" if parts.group else ""
+    return f"{values}{group}{'z' if parts.zero is not None else ''}"
 
 
 def _endings(parts: LinearCall) -> str:
@@ -176,11 +240,13 @@ def _select_qkv_attention(call: Any) -> Kernel | None:
     if dim % 16:
         return None
     last = len(call.args) - 1
+    offset = bool(call.attrs.get("k_offset", False))
     products = str(call.attrs["products"])
     function = _attention(
         heads, kv_heads, dim,
         cache_dtype=str(call.args[last].ty.dtype), scale=call.attrs["scale"], fused_qkv=True,
-        qk_norm_eps=call.attrs["epsilon"] if len(call.args) == 10 else None, products=products,
+        qk_norm_eps=call.attrs["epsilon"] if len(call.args) - offset == 10 else None, products=products,
+        k_offset=offset,
     )  # fmt: skip
     return _attention_kernel(f"qkv_attention_{heads}_{kv_heads}x{dim}", function, products, (last - 1, last))
 

@@ -12,7 +12,7 @@ from support.relax_modules import context_for, traced_program
 from benchmarks import tables
 from benchmarks.checkpoints import RANDOM_MODELS
 from vamc_py.passes.quantize_activations import QuantizeActivations
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 from vamc_py.pipeline.graph import Graph
 
 TEXT = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
@@ -22,7 +22,7 @@ SHAPE = RANDOM_MODELS["qwen3-0.6b"]
 def kernels(layers: int) -> Counter[str]:
     """Calls of each kernel in a step of an int8 Qwen3."""
     program, context = traced_program(model_config(architecture="qwen3", layers=layers)), context_for("int8")
-    for one in default_pipeline("int8", quantize_lm_head=True, activations=QuantizeActivations("int16")):
+    for one in default_pipeline(Numbers("int8", activations=QuantizeActivations("int16"))):
         program = one.apply(program, context)
     graph = Graph(program.function)
     calls = graph.calls("relax.call_tir") + graph.calls("relax.call_tir_inplace")

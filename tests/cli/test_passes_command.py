@@ -74,8 +74,8 @@ def test_one_pass_is_explained_with_an_example() -> None:
     for words in (
         "quantize-int8, a pass of the stage rewrite\n",
         "requires    raise-linear\n",
-        "runs after  merge-linear\n",
-        "  lm_head  true or false  default true\n",
+        "runs after  merge-linear, keep-quantized, quantize-int4\n",
+        "  lm_head  true or false   default true\n",
         "\nBefore:\n",
         "\nAfter:\n",
     ):
@@ -103,7 +103,7 @@ def test_the_pipeline_of_a_configuration(config: Path) -> None:
     assert "fuse-residual" not in [line.split()[1] for line in lines]
     [line] = [line for line in lines if " clamp " in line]
     assert line.endswith(f"clamp.py:Clamp, --set {CHANGES}")
-    assert lines[-1].split() == ["26", "bundle-parameters", "lower"]
+    assert lines[-1].split() == ["27", "bundle-parameters", "lower"]
 
 
 def test_the_pipeline_as_yaml_can_be_pasted(config: Path, tmp_path: Path) -> None:

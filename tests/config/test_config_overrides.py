@@ -87,8 +87,8 @@ def test_old_name_sets_the_new_key() -> None:
     [
         (
             "frontend.quantize.type=w8a61",
-            "--set frontend.quantize.type=w8a61: frontend.quantize.type: 'w8a61' is not one of w8a16, w8a16_gptq, "
-            "w16kv8; did you mean w8a16?",
+            "--set frontend.quantize.type=w8a61: frontend.quantize.type: 'w8a61' is not one of w8a16, w4a16, "
+            "w8a16_gptq, w4a16_gptq, w4a16_awq, w16kv8; did you mean w8a16?",
         ),
         (
             "frontend.quantise.type=w8a16",

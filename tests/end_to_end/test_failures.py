@@ -52,7 +52,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
         source, model = compiler.open_model(config)
         program = compiler.trace_model(config, source, model)
         lowered[model] = compiler.lower(
-            program, compiler.resolve_pipeline(loaded), compiler.context_of(config, compiler.target_of(loaded))
+            program, compiler.resolve_pipeline(loaded), compiler.context_of(config, compiler.target_of(loaded), source)
         )
     return Clean(folder, lowered)
 

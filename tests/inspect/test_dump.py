@@ -118,7 +118,7 @@ def test_the_index_counts_operators_and_kernels(dumped: Dumped) -> None:
 
 def test_the_index_says_what_ran(dumped: Dumped) -> None:
     quantize = dumped.dump.find("quantize-int8")
-    assert (quantize.stage, quantize.options, quantize.place) == ("rewrite", {"lm_head": True}, None)
+    assert (quantize.stage, quantize.options, quantize.place) == ("rewrite", {"lm_head": True, "rules": []}, None)
     assert quantize.origin.startswith("vamc-py")
     assert quantize.summary.startswith("Per output row, symmetric")
     assert dumped.dump.times["quantize-int8"] > 0
@@ -181,7 +181,7 @@ def test_another_process_writes_the_same_bytes(dumped: Dumped) -> None:
 def test_texts_hold_one_function_and_the_module_stays_whole(tmp_path: Path) -> None:
     dump = make_dump(tmp_path / "dump", layers=1, only_function="step")
     last = dump.find("last")
-    text = (dump.folder / "026_bundle-parameters.py").read_text()
+    text = (dump.folder / "027_bundle-parameters.py").read_text()
     assert "def step(" in text
     assert "# Kernels" not in text
     assert not (dump.folder / "kernels").exists()

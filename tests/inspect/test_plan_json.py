@@ -23,7 +23,7 @@ from vamc_py.inspect.plan_json import plan_from_json, plan_to_json
 from vamc_py.pipeline.registry import load_pass_file
 from vamc_py.pipeline.runner import planned, run_passes
 from vamc_py.schedules.llvm.select import PackPanels
-from vamc_py.weights.plan import Array, Cast, ParameterPlan, QuantizeRows, Recipe, Step
+from vamc_py.weights.plan import Array, Cast, MeanRotated, ParameterPlan, QuantizeGroups, QuantizeRows, Recipe, Step
 
 PASS_FILE = '''\
 """A pass with a step of its own."""
@@ -90,6 +90,15 @@ def steps() -> st.SearchStrategy[Step]:
     return st.one_of(
         st.builds(Cast, st.sampled_from(["float32", "bfloat16"]), rows),
         st.builds(QuantizeRows, st.sampled_from(["values", "scale"]), rows),
+        st.builds(
+            QuantizeGroups,
+            st.sampled_from(["values", "scale", "zero"]),
+            st.just("int4"),
+            st.sampled_from([None, 32]),
+            st.booleans(),
+            st.just("float16"),
+        ),
+        st.builds(MeanRotated, st.lists(st.floats(0, 1), max_size=3).map(tuple), st.just(1.0), rows),
         st.builds(PackPanels),
         st.builds(Outer.Nested, st.lists(st.lists(st.integers()).map(tuple)).map(tuple), st.none() | st.text()),
     )

@@ -22,11 +22,11 @@ from vamc_py.frontend.models.qwen3 import Qwen3ForCausalLM
 from vamc_py.frontend.trace import trace, trace_module
 from vamc_py.frontend.weightless import build_weightless
 from vamc_py.passes.dense_kv_cache import DenseKvCache
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 from vamc_py.pipeline.program import ONE_SLOT_ATTRIBUTE, Program, attribute, layout
 
 MODEL = ModelConfig.from_hf(model_config(architecture="qwen3", layers=2, hidden=32, heads=4, kv_heads=2, head_dim=16))
-REWRITE = tuple(one for one in default_pipeline("fp32", quantize_lm_head=False) if one.stage != "lower")
+REWRITE = tuple(one for one in default_pipeline(Numbers("fp32")) if one.stage != "lower")
 UNTIL = REWRITE[: [one.name for one in REWRITE].index("dense-kv-cache")]
 
 

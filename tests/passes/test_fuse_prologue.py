@@ -25,7 +25,7 @@ from vamc_py.passes.fuse_residual import FuseResidual
 from vamc_py.passes.merge_linear import MergeLinear
 from vamc_py.passes.quantize_int8 import QuantizeInt8
 from vamc_py.pipeline.base import Pass
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 
 
 @I.ir_module
@@ -272,7 +272,7 @@ class TwoPrologues:
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
 def test_nothing_but_products_attention_and_the_rows_is_left_of_a_model(architecture: str) -> None:
     model = model_config(architecture=architecture, layers=2)
-    passes = [one for one in default_pipeline("fp32", quantize_lm_head=False) if one.stage != "lower"]
+    passes = [one for one in default_pipeline(Numbers("fp32")) if one.stage != "lower"]
     program = apply_passes(traced_program(model), *passes)
     assert operators_in(program) == {
         "vamc.embedding": 1,

@@ -28,10 +28,10 @@ from vamc_py.passes.flatten_batch import FlattenBatch
 from vamc_py.passes.kv_cache_layout import KvCacheLayout
 from vamc_py.passes.simplify import Simplify
 from vamc_py.passes.strided_slice import StridedSlice
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 from vamc_py.pipeline.program import Program
 
-RAISE = tuple(one for one in default_pipeline("fp32", quantize_lm_head=False) if one.stage == "raise")
+RAISE = tuple(one for one in default_pipeline(Numbers("fp32")) if one.stage == "raise")
 TO_STEP = (StridedSlice(), KvCacheLayout(), Simplify(), FlattenBatch(), Simplify())
 
 

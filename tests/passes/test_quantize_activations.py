@@ -27,7 +27,7 @@ from vamc_py.errors import UserError
 from vamc_py.passes.quantize_activations import QuantizeActivations
 from vamc_py.passes.quantize_int8 import QuantizeInt8
 from vamc_py.pipeline.base import Pass
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 from vamc_py.pipeline.graph import Graph
 from vamc_py.pipeline.pass_options import make_pass, options_of
 from vamc_py.pipeline.program import Program, attribute, layout
@@ -301,9 +301,7 @@ def test_a_whole_model(tied: bool) -> None:
     wide = ("*.down_proj", "model.layers.0.*", "lm_head")
     passes = [
         one
-        for one in default_pipeline(
-            "int8", quantize_lm_head=True, activations=QuantizeActivations("int8_g64", wide=wide)
-        )
+        for one in default_pipeline(Numbers("int8", activations=QuantizeActivations("int8_g64", wide=wide)))
         if one.stage != "lower"
     ]
     program = apply_passes(traced_program(model), *passes, dtype="int8", features=WITH_BF16)

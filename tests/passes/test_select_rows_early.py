@@ -19,7 +19,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from vamc_py.passes.select_rows_early import SelectRowsEarly
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 
 
 @I.ir_module
@@ -194,7 +194,7 @@ def test_what_stays(module: Any) -> None:
 
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
 def test_a_model_selects_behind_its_last_attention(architecture: str) -> None:
-    passes = [one for one in default_pipeline("fp32", quantize_lm_head=False) if one.stage != "lower"]
+    passes = [one for one in default_pipeline(Numbers("fp32")) if one.stage != "lower"]
     program = apply_passes(traced_program(model_config(architecture=architecture, layers=2)), *passes)
     assert operators_in(program)["vamc.select_rows"] == 2  # what the attention gives, and the residual stream
     last = [line.strip() for line in program.module.script().splitlines() if "R.vamc." in line][-6:]

@@ -20,10 +20,10 @@ from vamc_py.frontend.import_relax import import_traced
 from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.frontend.remote_code import trace_checkpoint_code
 from vamc_py.frontend.trace import Traced, trace
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-PASSES = default_pipeline("fp32", quantize_lm_head=False)
+PASSES = default_pipeline(Numbers("fp32", lm_head=False))
 FUSED = tuple(one for one in PASSES if one.stage != "lower")
 FUSING = ("merge-linear", "fuse-swiglu", "fuse-residual", "fuse-prologue", "fuse-attention", "select-rows-early")
 UNFUSED = tuple(one for one in FUSED if one.name not in FUSING)

@@ -18,11 +18,11 @@ from vamc_py.frontend.models.layers import RotaryEmbedding, attend, rotate
 from vamc_py.frontend.trace import trace_module
 from vamc_py.frontend.weightless import build_weightless
 from vamc_py.passes.lower_reference import LowerReference
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 from vamc_py.pipeline.program import Program
 
 CONFIG = ModelConfig.from_hf(model_config(architecture="llama", layers=1, hidden=16, heads=2, kv_heads=2, head_dim=8))
-PASSES = tuple(one for one in default_pipeline("fp32", quantize_lm_head=False) if one.stage != "lower")
+PASSES = tuple(one for one in default_pipeline(Numbers("fp32", lm_head=False)) if one.stage != "lower")
 
 
 class OtherModel(nn.Module):

@@ -16,7 +16,7 @@ from vamc_py.passes.cast_weights import CastWeights
 from vamc_py.passes.quantize_int8 import QuantizeInt8
 from vamc_py.passes.simplify import Simplify
 from vamc_py.pipeline.base import Context, Pass, Stage
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import all_passes
 from vamc_py.pipeline.pass_options import Option
 from vamc_py.pipeline.program import Program
 from vamc_py.pipeline.registry import (
@@ -45,7 +45,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_built_in_passes_are_those_of_the_default_pipeline() -> None:
     found = built_in_passes()
-    default = {one.name: type(one) for one in default_pipeline("int8", quantize_lm_head=False)}
+    default = {one.name: type(one) for one in all_passes()}
     assert {name: one.kind for name, one in found.items()} == default
     assert {one.origin for one in found.values()} == {f"vamc-py {__version__}"}
     assert all(one.built_in and summary(one.kind).endswith(".") for one in found.values())
@@ -184,7 +184,10 @@ def test_an_unknown_name() -> None:
 
 def test_options_are_the_fields(tmp_path: Path) -> None:
     assert options_of(Simplify) == ()
-    assert options_of(QuantizeInt8) == (Option("lm_head", "true or false", True),)
+    assert options_of(QuantizeInt8) == (
+        Option("lm_head", "true or false", True),
+        Option("rules", "a list of text", []),
+    )
     assert options_of(CastWeights) == (Option("dtype", "float16 or bfloat16", "float16"),)
     clamp = load_pass_file(f"{write_pass_file(tmp_path)}:Clamp").kind
     assert options_of(clamp) == (

@@ -11,7 +11,7 @@ from vamc_py import __version__
 from vamc_py.config import LoadedConfig, load_text
 from vamc_py.errors import ConfigError
 from vamc_py.passes.quantize_int8 import QuantizeInt8
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 from vamc_py.pipeline.listing import pipeline_yaml
 from vamc_py.pipeline.resolve import resolve_pipeline
 from vamc_py.pipeline.runner import Planned, labels
@@ -21,7 +21,7 @@ name: small
 frontend: {checkpoint: models/small, shape: {input_ids: [[512], [2048]]}}
 backend: {type: tvm_llvm, dtype: int8}
 """
-DEFAULT = default_pipeline("int8", quantize_lm_head=True)
+DEFAULT = default_pipeline(Numbers("int8"))
 LABELS = labels([one.name for one in DEFAULT])
 
 

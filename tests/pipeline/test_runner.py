@@ -11,7 +11,7 @@ from tvm import IRModule
 
 from vamc_py.passes.simplify import Simplify
 from vamc_py.pipeline.base import Context, Pass, Stage
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 from vamc_py.pipeline.program import Program
 from vamc_py.pipeline.runner import check_pipeline, planned, run_passes
 from vamc_py.weights.plan import ParameterPlan
@@ -86,7 +86,7 @@ def test_simplify_may_run_anywhere() -> None:
 @pytest.mark.parametrize("dtype", ["int8", "fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("quantize_lm_head", [True, False])
 def test_the_default_passes_can_run(dtype: str, quantize_lm_head: bool) -> None:
-    passes = default_pipeline(dtype, quantize_lm_head=quantize_lm_head)
+    passes = default_pipeline(Numbers(dtype, lm_head=quantize_lm_head))
     check_pipeline(passes, "llvm")
     names = {one.name for one in passes}
     assert ("quantize-int8" in names) == (dtype == "int8")

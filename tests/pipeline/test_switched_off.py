@@ -17,7 +17,7 @@ from vamc_py.errors import UserError
 from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.passes.quantize_activations import QuantizeActivations
 from vamc_py.pipeline.base import Pass
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import Numbers, default_pipeline
 from vamc_py.pipeline.pipeline_check import pipeline_faults
 from vamc_py.pipeline.program import Program
 from vamc_py.pipeline.runner import labels
@@ -51,7 +51,7 @@ Logits = np.ndarray[Any, Any]
 def without(build: str, *left_out: str) -> list[Pass]:
     """The default passes but for those with these labels."""
     activations = QuantizeActivations("int8_g32" if build == "int8_g32" else "int16")
-    passes = default_pipeline(dtype_of(build), quantize_lm_head=True, activations=activations)
+    passes = default_pipeline(Numbers(dtype_of(build), activations=activations))
     names = labels([one.name for one in passes])
     assert set(left_out) <= set(names)
     return [one for name, one in zip(names, passes, strict=True) if name not in left_out]

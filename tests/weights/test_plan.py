@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from vamc_py.weights.plan import INT8_LARGEST, Array, Cast, ParameterPlan, QuantizeRows, Recipe, numpy_dtype
+from vamc_py.weights.grid import INT8_LARGEST
+from vamc_py.weights.plan import Array, Cast, ParameterPlan, QuantizeRows, Recipe, numpy_dtype
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 MATRICES = arrays.arrays(np.float32, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=FINITE)

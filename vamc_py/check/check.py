@@ -55,14 +55,15 @@ class Checker:
         self.config = loaded.config
         self.pipeline = resolve_pipeline(loaded)
         self.target = target_of(loaded)
-        self.context = context_of(loaded.config, self.target)
-        self.tokens = most_prompt(self.context.context, self.context.prefill, TOKENS) if tokens is None else tokens
+        prefill, context = loaded.config.prefill_length, loaded.config.context_length
+        self.tokens = most_prompt(context, prefill, TOKENS) if tokens is None else tokens
         self._made: dict[int, _Prepared] = {}
         self._interpreter = interpreter or Interpreter(self.target.tvm_target())
-        _check_room(make_scenario(2, self.tokens), self.context)
+        _check_room(make_scenario(2, self.tokens), prefill, context)
         with stage("checkpoint"):
             self.checkpoint, self.model = open_model(loaded.config)
             check_model(loaded, self.model)
+        self.context = context_of(loaded.config, self.target, self.checkpoint)
 
     def run(self, layers: int, result: CheckResult, *, build: bool = True) -> Faulty | None:
         """Checks the first ``layers`` layers, pass by pass up to the first wrong one; fills ``result`` on the way.
@@ -119,10 +120,10 @@ def run_each(program: Program, pipeline: Sequence[Planned], context: Context) ->
         program = run.after
 
 
-def _check_room(scenario: Scenario, context: Context) -> None:
+def _check_room(scenario: Scenario, prefill: int, context: int) -> None:
     longest = max(len(sequence) for sequence in scenario.sequences)
-    if longest > context.context or most_tokens(scenario.calls) > context.prefill:
+    if longest > context or most_tokens(scenario.calls) > prefill:
         raise UserError(
             f"--tokens: sequences of {longest} tokens, {most_tokens(scenario.calls)} of them in a step, do not fit "
-            f"into the configuration's context of {context.context} and prefill length of {context.prefill}; say fewer"
+            f"into the configuration's context of {context} and prefill length of {prefill}; say fewer"
         )

@@ -17,6 +17,8 @@ from vamc_py.frontend.trace import Traced, trace
 from vamc_py.passes.quantize_activations import QuantizeActivations
 from vamc_py.pipeline.base import Pass
 from vamc_py.pipeline.runner import Planned
+from vamc_py.weights.formats import SCALE, ZERO
+from vamc_py.weights.source import VALUES, PlanSource
 
 MOST_TOKENS = 4096  # rows of the embedding and of lm_head
 
@@ -25,14 +27,16 @@ class CutTensors:
     """The checkpoint's tensors as far as a cut model has them. Keeps what was read."""
 
     def __init__(self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.shapes = shapes
-        self._checkpoint = checkpoint
+        self._source = PlanSource(checkpoint)
+        quantized = [name for name in checkpoint.quantized if name in shapes]
+        beside = {name + ending for name in quantized for ending in (VALUES, SCALE, ZERO)}
+        self.shapes = {**shapes, **{name: self._source.shapes[name] for name in beside & set(self._source.shapes)}}
         self._read: dict[str, Array] = {}
 
     def read(self, name: str) -> Array:
         """The first rows of a tensor, in the checkpoint's own type."""
         if name not in self._read:
-            self._read[name] = np.asarray(self._checkpoint.read(name, 0, self.shapes[name][0]))
+            self._read[name] = np.asarray(self._source.read(name, 0, self.shapes[name][0]))
         return self._read[name]
 
 

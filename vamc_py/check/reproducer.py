@@ -5,6 +5,7 @@ The checkpoint is not needed any more.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
@@ -34,6 +35,7 @@ from vamc_py.pipeline.program import Program
 from vamc_py.pipeline.registry import registered_passes
 from vamc_py.pipeline.runner import Planned
 from vamc_py.target.description import this_machine
+from vamc_py.weights.formats import WeightFormat
 
 SCRIPT = "reproduce.py"
 _MODULE, _CASE, _ARRAYS, _README = "before.json", "case.json", "inputs.npz", "README.txt"
@@ -95,7 +97,8 @@ class Reproducer:
         tensors, inputs = _part(held, _TENSOR), _part(held, _INPUT)
         calls = tuple(tuple(Run(*run) for run in call) for call in facts["calls"])
         sequences = tuple(_part(held, _SEQUENCE).values())
-        context = Context(this_machine(facts["dtype"]), facts["prefill"], facts["context"])
+        formats = {name: WeightFormat(**fields) for name, fields in facts["formats"].items()}
+        context = Context(this_machine(facts["dtype"]), facts["prefill"], facts["context"], formats)
         program = Program(module, plan_from_json(facts["plan"]))
         scenario = Scenario((sequences[0], sequences[1]), calls) if calls else None
         return cls(Case(program, context, Weights(tensors.__getitem__), None if scenario else inputs, scenario))
@@ -133,6 +136,7 @@ def _write(folder: Path, smallest: Smallest, planned: Planned, finding: Finding,
         "dtype": case.context.target.dtype,
         "prefill": case.context.prefill,
         "context": case.context.context,
+        "formats": {name: dataclasses.asdict(form) for name, form in case.context.formats.items()},
     }
     (folder / _CASE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     (folder / _MODULE).write_text(tvm.ir.save_json(case.program.module), encoding="utf-8")

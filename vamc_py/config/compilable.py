@@ -11,7 +11,7 @@ from vamc_py.errors import ConfigError
 
 COMPILED_TARGETS = ("llvm",)
 COMPILED_FRONTENDS = ("huggingface", "gguf")
-COMPILED_QUANTIZATIONS = ("w8a16",)
+COMPILED_QUANTIZATIONS = ("w8a16", "w4a16")
 EMBEDDING = "model.embed_tokens.weight"
 
 

@@ -106,6 +106,20 @@ class Config(Section):
         return "w8a16" if self.backend.dtype == "int8" and self.language_model else None
 
     @property
+    def kv8(self) -> bool:
+        """Whether the KV cache is int8."""
+        quantize = self.frontend.quantize
+        return quantize is not None and (quantize.kv8 or quantize.type == "w16kv8")
+
+    @property
+    def weight_rules(self) -> tuple[str, ...]:
+        """``PATTERN=TYPE`` of ``frontend.quantize.rules``, then ``*=`` the type; empty where that would say nothing."""
+        quantize = self.frontend.quantize
+        rules = () if quantize is None else tuple(f"{rule.match}={rule.type}" for rule in quantize.rules)
+        kind = self.quantize_type
+        return (*rules, f"*={kind}") if rules or kind not in (None, "w8a16", "w16kv8") else ()
+
+    @property
     def quantize_lm_head(self) -> bool:
         """Whether lm_head and the embedding are int8 too: as the file says, else the target's default."""
         if self.backend.dtype != "int8":

@@ -11,7 +11,8 @@ from vamc_py.activation import Activation
 from vamc_py.config.section import Section, on
 
 FrontendType = Literal["huggingface", "gguf", "onnx", "pytorch", "keras", "tensorflow", "darknet"]
-QuantizeType = Literal["w8a16", "w8a16_gptq", "w16kv8"]
+QuantizeType = Literal["w8a16", "w4a16", "w8a16_gptq", "w4a16_gptq", "w4a16_awq", "w16kv8"]
+RuleType = Literal["w8a16", "w4a16", "w8a16_gptq", "w4a16_gptq", "w4a16_awq", "fp16"]
 
 _TYPE_BY_SUFFIX = {
     ".gguf": "gguf",
@@ -114,14 +115,49 @@ class CalibrationArguments(Section):
     onegroup: bool | None = Field(default=None, description="One scale for each output row, no groups of columns.")
 
 
+class Rule(Section):
+    """How certain weights are kept."""
+
+    match: str = Field(
+        min_length=1,
+        description="A pattern of weights' names in the checkpoint, with or without `.weight`, such as `*.down_proj`, "
+        "`model.layers.0.*` or `lm_head`.",
+    )
+    type: RuleType = Field(description="As `quantize.type`; `fp16` leaves them 16-bit numbers.")
+
+
 class Quantize(Section):
-    """How the weights become int8. Without this section `backend.dtype: int8` means `w8a16`."""
+    """How the weights become integers. Without this section `backend.dtype: int8` means `w8a16`."""
 
     type: QuantizeType | None = Field(
         default=None,
-        description="`w8a16`: int8 weights for each output row, rounded to nearest, no data needed (what `dtype: int8` "
-        "means when nothing is written here). `w8a16_gptq`: the same format calibrated by GPTQ. `w16kv8`: int8 KV "
+        description="`w8a16`: int8 weights with a scale for each output row, rounded to nearest, no data needed (what "
+        "`dtype: int8` means when nothing is written here). `w4a16`: int4 weights with scales for groups of columns, "
+        "rounded to nearest; lm_head and the embedding stay int8. `w8a16_gptq`, `w4a16_gptq`: the same formats "
+        "calibrated by GPTQ, `w4a16_awq` by AWQ, with the data of `dataset`. `w16kv8`: 16-bit weights and an int8 KV "
         "cache.",
+    )
+    group: Literal[32, 64, 128] | None = Field(
+        default=None,
+        description="Columns of a 4-bit weight that share a scale; the last group of a row may be shorter. null: 128.",
+        json_schema_extra=on("llvm"),
+    )
+    zeros: bool = Field(
+        default=False,
+        description="4-bit weights have a zero point for each group, too: a finer grid for groups whose weights lie on "
+        "one side, for 0.25 bits more a weight with groups of 32, 0.06 with 128.",
+        json_schema_extra=on("llvm"),
+    )
+    kv8: bool = Field(
+        default=False,
+        description="The KV cache is int8 with a scale for each token and head: half of the bytes.",
+        json_schema_extra=on("llvm"),
+    )
+    rules: tuple[Rule, ...] = Field(
+        default=(),
+        description="Other types for certain weights; of each weight the first rule that fits it counts. A pattern "
+        "that fits no weight is a fault.",
+        json_schema_extra=on("llvm"),
     )
     lm_head: bool | None = Field(
         default=None,

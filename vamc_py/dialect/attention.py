@@ -7,10 +7,11 @@ from typing import Any, Literal, get_args
 from tvm import relax
 from tvm.script import tirx as T
 
+from vamc_py.dialect.int8_cache import CACHE_BLOCK as CACHE_BLOCK  # positions that lie together in a cache
+from vamc_py.dialect.int8_cache import mixed, mixed_block, through_int8
 from vamc_py.dialect.registry import define, dtype_of, shape_of, tensor
 from vamc_py.dialect.rounding import to_bfloat16
 
-CACHE_BLOCK = 16  # positions that lie together in a cache
 Products = Literal["float32", "bfloat16"]
 BFLOAT16_LEEWAY = 0.01  # bfloat16 rounds by up to 2 ** -9 = 0.002
 
@@ -37,18 +38,20 @@ def attention(q: Any, k: Any, v: Any, mask: Any, *, scale: float) -> tuple[list[
 
 
 def _cached_reference(builder: Any, call: Any) -> Any:
-    q, k = call.args[0], call.args[1]
-    kernel = cached_attention_reference(
-        int(shape_of(q)[-2]),
-        int(shape_of(k)[-2]),
-        int(shape_of(q)[-1]),
-        dtype_of(call.args[6]),
-        call.attrs["scale"],
-        str(call.attrs["products"]),
-    )
     q, k, v, positions, slots, pages, k_cache, v_cache = call.args
     if len(shape_of(q)) != 3:  # a leading 1
         q, k, v = (builder.emit(relax.op.reshape(x, shape_of(x)[1:])) for x in (q, k, v))
+    if dtype_of(k_cache) == "int8":
+        q, k = mixed(builder, q, 1 / mixed_block(int(shape_of(k)[2]))), mixed(builder, k, 1.0)
+        (k, v), (k_cache, v_cache) = through_int8(builder, k, v, [positions, slots, pages], [k_cache, v_cache])
+    kernel = cached_attention_reference(
+        int(shape_of(q)[1]),
+        int(shape_of(k)[1]),
+        int(shape_of(q)[2]),
+        dtype_of(k_cache),
+        call.attrs["scale"],
+        str(call.attrs["products"]),
+    )
     results = relax.op.call_tir_inplace(
         builder.add_func(kernel, "cached_attention_reference"),
         [q, k, v, positions, slots, pages, k_cache, v_cache],
@@ -56,7 +59,7 @@ def _cached_reference(builder: Any, call: Any) -> Any:
         [k_cache.ty, v_cache.ty, q.ty],
     )
     attended = relax.TupleGetItem(builder.emit(results), 2)
-    return attended if q is call.args[0] else relax.op.reshape(builder.emit(attended), shape_of(call))
+    return attended if len(shape_of(call)) == 3 else relax.op.reshape(builder.emit(attended), shape_of(call))
 
 
 def _leeway(call: Any) -> float:
@@ -83,6 +86,9 @@ def cached_attention(
     ``positions[i]`` of sequence slot ``slots[i]``, a slot's tokens lie together in ascending order; pages i32 [s, p]:
     position t of slot s is in page ``pages[s, t // page_size]``. Caches, float16 or float32, changed in place: k_cache
     [pages, KV, blocks, d, 16], v_cache [pages, KV, blocks, 16, d]; page_size = 16 * blocks -> f32 like q.
+    Or int8 [pages, KV, blocks, d + 4, 16] both: keys, mixed by a Hadamard transform, and values are rounded to int8
+    with a scale for each token and head, and 16 scales, float32, lie behind the 16 * d integers of a block (see
+    ``int8_cache``).
 
     ``products`` "bfloat16": q, the keys and values as the caches give them, and the weights exp(score - largest score)
     are rounded to bfloat16, half to even, before they are multiplied; sums stay float32. A kernel may take another
@@ -100,6 +106,7 @@ def _fused_cached_infer(call: Any) -> Any:
 
 def _fused_cached_reference(builder: Any, call: Any) -> Any:
     qkv, *norms, cos, sin, positions, slots, pages, k_cache, v_cache = call.args
+    offset = norms.pop() if call.attrs.get("k_offset", False) else None
     heads, kv_heads, dim = (int(call.attrs[name]) for name in ("heads", "kv_heads", "head_dim"))
     n = shape_of(qkv)[0]
     parts = builder.emit(relax.op.split(qkv, [heads * dim, (heads + kv_heads) * dim], axis=-1))
@@ -111,6 +118,8 @@ def _fused_cached_reference(builder: Any, call: Any) -> Any:
     from vamc_py.dialect.rotary import rotary
 
     q, k = (builder.emit(rotary(x, cos, sin)) for x in (q, k))
+    if offset is not None:
+        k = builder.emit(relax.op.subtract(k, offset))
     attended = cached_attention(
         q, k, v, positions, slots, pages, k_cache, v_cache, scale=call.attrs["scale"], products=call.attrs["products"]
     )
@@ -132,15 +141,17 @@ def qkv_attention(
     scale: float,
     epsilon: float = 0.0,
     products: Products = "float32",
+    k_offset: bool = False,
 ) -> tuple[list[Any], dict[str, Any]]:
     """cached_attention with what comes before it: the split of a merged projection, q and k norm, and the rotation.
 
     qkv f32 [n, (H + 2 KV) * d]: q heads, then k, then v; [q_norm f32 [d], k_norm f32 [d]: RMSNorm over each head, with
-    ``epsilon``]; cos, sin f32 [n, d]; positions, slots, pages, k_cache, v_cache and ``products`` as in cached_attention
-    -> f32 [n, H * d].
+    ``epsilon``]; [k_offset f32 [KV, d], with ``k_offset``: what is taken from rotated keys before they are written, the
+    same at every position, which changes no softmax]; cos, sin f32 [n, d]; positions, slots, pages, k_cache, v_cache
+    and ``products`` as in cached_attention -> f32 [n, H * d].
     """
     _check_products(products)
-    return list(arguments), {
+    attributes: dict[str, Any] = {
         "heads": int(heads),
         "kv_heads": int(kv_heads),
         "head_dim": int(head_dim),
@@ -148,6 +159,7 @@ def qkv_attention(
         "epsilon": float(epsilon),
         "products": str(products),
     }
+    return list(arguments), {**attributes, "k_offset": True} if k_offset else attributes
 
 
 def _check_products(products: str) -> None:

@@ -25,6 +25,7 @@ from vamc_py.inspect.report_model import ConfigValue
 from vamc_py.pipeline.base import Context
 from vamc_py.pipeline.program import Program
 from vamc_py.target.description import TargetDescription
+from vamc_py.weights.formats import WeightFormat
 from vamc_py.weights.plan import ParameterPlan
 
 FORMAT_VERSION = 1
@@ -70,6 +71,7 @@ class DumpIndex(_Record):
     target: dict[str, JsonValue]  # the fields of TargetDescription
     prefill: int  # most tokens in one step
     context: int  # most positions of a sequence
+    formats: dict[str, WeightFormat] = {}  # of weights that came quantized
     config: tuple[ConfigValue, ...]
     built_with: dict[str, str]  # package -> version
     stages: tuple[StageRecord, ...]
@@ -132,7 +134,7 @@ class Dump:
             target = TargetDescription(**fields)  # type: ignore[arg-type]
         except TypeError as error:
             raise UserError(f"{self.folder / INDEX_FILE}: target is no target of this vamc-py ({error})") from None
-        return Context(target, self.index.prefill, self.index.context)
+        return Context(target, self.index.prefill, self.index.context, self.index.formats)
 
     def _load_module(self, name: str) -> Any:
         path = self.folder / name

@@ -99,6 +99,7 @@ class DumpWriter(Observer):
             target=to_jsonable_python(dataclasses.asdict(context.target)),
             prefill=context.prefill,
             context=context.context,
+            formats=dict(context.formats),
             config=config_values(loaded) if loaded else (),
             built_with=built_with(),
             stages=(),

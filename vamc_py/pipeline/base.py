@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from vamc_py.pipeline.program import Program
 from vamc_py.target.description import TargetDescription
+from vamc_py.weights.formats import WeightFormat
 
 Stage = Literal["raise", "rewrite", "lower"]
 STAGES: tuple[Stage, ...] = ("raise", "rewrite", "lower")
@@ -20,6 +23,8 @@ class Context:
     target: TargetDescription
     prefill: int  # most tokens in one step
     context: int  # most positions of a sequence
+    # The formats of weights that come quantized, by their names in the checkpoint (see ``Checkpoint.quantized``).
+    formats: Mapping[str, WeightFormat] = field(default_factory=dict, hash=False)
 
 
 class Pass(ABC):
@@ -41,6 +46,7 @@ class Pass(ABC):
     tolerance: ClassVar[float] = 1e-4
     # A module in TVMScript; ``vamc-py passes NAME`` shows what the pass makes of it. Empty: none is shown.
     example: ClassVar[str] = ""
+    example_formats: ClassVar[Mapping[str, WeightFormat]] = MappingProxyType({})  # ``Context.formats`` for the example
 
     def tolerance_for(self, context: Context) -> float:
         """``tolerance`` with these options and for this target, where they make a difference."""

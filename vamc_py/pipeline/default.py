@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vamc_py.activation import default_wide
 from vamc_py.config import Config
+from vamc_py.config.frontend import Quantize
 from vamc_py.errors import UserError
 from vamc_py.passes.bundle_parameters import BundleParameters
 from vamc_py.passes.cast_weights import CastWeights
@@ -15,11 +17,14 @@ from vamc_py.passes.fuse_attention import FuseAttention
 from vamc_py.passes.fuse_prologue import FusePrologue
 from vamc_py.passes.fuse_residual import FuseResidual
 from vamc_py.passes.fuse_swiglu import FuseSwiglu
+from vamc_py.passes.keep_quantized import KeepQuantized
 from vamc_py.passes.kv_cache_layout import KvCacheLayout
 from vamc_py.passes.lower_reference import LowerReference
 from vamc_py.passes.merge_linear import MergeLinear
 from vamc_py.passes.quantize_activations import QuantizeActivations
-from vamc_py.passes.quantize_int8 import QuantizeInt8
+from vamc_py.passes.quantize_int4 import QuantizeInt4
+from vamc_py.passes.quantize_int8 import FLOATS, QuantizeInt8
+from vamc_py.passes.quantize_kv_cache import QuantizeKvCache
 from vamc_py.passes.raise_attention import RaiseAttention
 from vamc_py.passes.raise_embedding import RaiseEmbedding
 from vamc_py.passes.raise_linear import RaiseLinear
@@ -60,43 +65,74 @@ _STEP: tuple[Pass, ...] = (
 _LOWER: tuple[Pass, ...] = (SelectKernels(), LowerReference(), BundleParameters())
 
 
-def weight_passes(
-    dtype: str, *, quantize_lm_head: bool, activations: QuantizeActivations | None = None
-) -> tuple[Pass, ...]:
-    """The passes that give the weights their type: ``dtype`` is backend.dtype (int8, fp16, bf16, fp32).
+@dataclass(frozen=True)
+class Numbers:
+    """In which numbers a module keeps its weights and computes, as far as that decides which passes run."""
 
-    ``activations`` is how int8 weights meet activations, where it is not by default.
-    """
-    if dtype == "int8":
-        # Without lm_head the embedding and the output projection stay float, in 16 bits.
-        rest = () if quantize_lm_head else (CastWeights("float16"),)
-        return (QuantizeInt8(lm_head=quantize_lm_head), activations or QuantizeActivations(), *rest)
-    names: dict[str, Literal["float16", "bfloat16"]] = {"fp16": "float16", "bf16": "bfloat16"}
-    return (CastWeights(names[dtype]),) if dtype in names else ()
+    dtype: str
+    """backend.dtype: int8, fp16, bf16 or fp32."""
+    lm_head: bool = True
+    """int8: the output projection and the embedding, too."""
+    activations: QuantizeActivations = field(default_factory=QuantizeActivations)
+    """int8: how weights meet activations."""
+    rules: tuple[str, ...] = ()
+    """int8: ``PATTERN=TYPE``, the first that fits a weight; without one, w8a16."""
+    group: int = 128
+    """Columns of a 4-bit weight that share a scale."""
+    zeros: bool = False
+    """4-bit weights have zero points."""
+    kv8: bool = False
+    """The KV cache is int8."""
+
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes that give weights and caches their type."""
+        return (*((QuantizeKvCache(),) if self.kv8 else ()), *self._weight_passes())
+
+    def _weight_passes(self) -> tuple[Pass, ...]:
+        if self.dtype == "int8":
+            types = {rule.rpartition("=")[2] for rule in self.rules}
+            int4 = (QuantizeInt4(self.group, self.zeros, self.rules),) if "w4a16" in types else ()
+            # What stays float takes 16 bits.
+            rest = () if self.lm_head and types.isdisjoint(FLOATS) else (CastWeights("float16"),)
+            return (KeepQuantized(), *int4, QuantizeInt8(self.lm_head, self.rules), self.activations, *rest)
+        names: dict[str, Literal["float16", "bfloat16"]] = {"fp16": "float16", "bf16": "bfloat16"}
+        return (CastWeights(names[self.dtype]),) if self.dtype in names else ()
 
 
-def default_pipeline(
-    dtype: str, *, quantize_lm_head: bool, activations: QuantizeActivations | None = None
-) -> tuple[Pass, ...]:
+def default_pipeline(numbers: Numbers) -> tuple[Pass, ...]:
     """The whole pass list of the llvm target."""
-    weights = weight_passes(dtype, quantize_lm_head=quantize_lm_head, activations=activations)
-    return (*_RAISE, *_STEP, *weights, *_LOWER)
+    step = (replace(one, rules=numbers.rules) if isinstance(one, MergeLinear) else one for one in _STEP)
+    return (*_RAISE, *step, *numbers.passes(), *_LOWER)
+
+
+def all_passes() -> tuple[Pass, ...]:
+    """A pass list in which every pass stands that runs by default for some configuration of int8 weights."""
+    return default_pipeline(Numbers("int8", lm_head=False, rules=("*=w4a16",), kv8=True))
 
 
 def default_passes(config: Config) -> tuple[Pass, ...]:
     """The pass list of the configuration's target, before its own ``passes``. UserError for a target without one."""
     if config.target != "llvm":
         raise UserError(f"{config.backend.type} has no list of passes yet; tvm_llvm has (--set backend.type=tvm_llvm)")
+    quantize = config.frontend.quantize or Quantize()
     return default_pipeline(
-        config.backend.dtype, quantize_lm_head=config.quantize_lm_head, activations=_activations(config)
+        Numbers(
+            config.backend.dtype,
+            config.quantize_lm_head,
+            _activations(config),
+            config.weight_rules,
+            quantize.group or 128,
+            quantize.zeros,
+            config.kv8,
+        )
     )
 
 
-def _activations(config: Config) -> QuantizeActivations | None:
+def _activations(config: Config) -> QuantizeActivations:
     """What the configuration says of activations."""
     quantize = config.frontend.quantize
     if quantize is None:
-        return None
+        return QuantizeActivations()
     wide = quantize.wide
     if wide is None:
         wide = default_wide(quantize.activation) if config.quantize_lm_head else ()

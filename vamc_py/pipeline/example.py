@@ -47,4 +47,5 @@ def example_program(text: str) -> Program:
 def example_context(kind: type[Pass]) -> Context:
     """A context for the pass's first target; a CPU that has everything, as nothing is compiled."""
     target = "llvm" if "llvm" in kind.targets else kind.targets[0]
-    return Context(TargetDescription(target, "generic", 1, (*REQUIRED, *OPTIONAL), "fp32"), prefill=64, context=128)
+    description = TargetDescription(target, "generic", 1, (*REQUIRED, *OPTIONAL), "fp32")
+    return Context(description, prefill=64, context=128, formats=kind.example_formats)

@@ -9,7 +9,7 @@ import yaml
 from pydantic import JsonValue
 
 from vamc_py.pipeline.base import STAGES
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.pipeline.default import all_passes
 from vamc_py.pipeline.pass_options import documentation, option_values, options_of, summary
 from vamc_py.pipeline.registry import OWN_ORIGIN, Registered, registered_passes
 from vamc_py.pipeline.runner import Planned
@@ -19,7 +19,7 @@ COLUMNS = ("pass", "stage", "targets", "options", "what it does")
 
 def pass_rows() -> list[tuple[str, ...]]:
     """A row of ``COLUMNS`` for each pass: by stage, and in a stage in the order in which they run by default."""
-    order = [one.name for one in default_pipeline("int8", quantize_lm_head=False)]
+    order = [one.name for one in all_passes()]
 
     def key(one: Registered) -> tuple[int, int, str]:
         name = one.kind.name

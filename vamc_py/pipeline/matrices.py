@@ -17,6 +17,13 @@ def matrices(graph: Graph, weights: Iterable[Any]) -> set[Any]:
     return {w for w in weights if w in read and all(_as_matrix(graph.values[user], w) for user in graph.users[w])}
 
 
+def outer_matrices(graph: Graph) -> set[Any]:
+    """The tables of embeddings, and the matrix of the linear layer that makes the logits."""
+    head = graph.call(graph.outputs()[0], "relax.vamc.linear")
+    tables = {call.args[1] for _, call in graph.calls("relax.vamc.embedding")}
+    return tables | ({head.args[1]} if head is not None else set())
+
+
 def _as_matrix(value: Any, weight: Any) -> bool:
     if operator_name(value) not in _READERS:
         return False

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from vamc_py.weights.formats import Floats, Values, WeightFormat
+from vamc_py.weights.grid import group_scales, round_to_grid
+
 Array = NDArray[np.generic]
-INT8_LARGEST = 127  # -128 is not used, so that the range is symmetric
 
 
 class Step(Protocol):
@@ -54,18 +56,73 @@ class QuantizeRows:
 
     def apply(self, block: Array) -> Array:
         """f32 [rows, K], finite -> int8 [rows, K] or f32 [rows]."""
+        form = WeightFormat("int8")
         weights = np.asarray(block, dtype=np.float32)
-        largest = np.maximum(weights.max(axis=1, initial=0.0), -weights.min(axis=1, initial=0.0))
-        scale = np.maximum(largest / np.float32(INT8_LARGEST), np.finfo(np.float32).tiny)
-        scale = np.where(largest == 0, np.float32(1), scale)
-        if self.part == "scale":
-            return scale
-        return np.rint(weights / scale[:, None]).astype(np.int8)
+        scale, zero = group_scales(weights, form)
+        return scale if self.part == "scale" else round_to_grid(weights, scale, zero, form)
+
+
+@dataclass(frozen=True)
+class QuantizeGroups:
+    """Integers with a scale for each row and group of columns (see ``weights.grid``). Gives one of the three parts.
+
+    The fields behind ``part`` are those of a ``WeightFormat``.
+    """
+
+    part: str  # "values": int8 [rows, K]; "scale": of the type `scale` [rows, groups]; "zero": int8 [rows, groups]
+    values: Values
+    group: int | None
+    zeros: bool
+    scale: Literal["float32", "float16"]
+    rows_multiple: int = 1
+
+    def apply(self, block: Array) -> Array:
+        """f32 [rows, K], finite -> the part. A scale too large for its type becomes infinite: whoever runs the plan
+        refuses it."""
+        form = WeightFormat(self.values, self.group, self.zeros, self.scale)
+        weights = np.asarray(block, dtype=np.float32)
+        width = form.group or weights.shape[1]
+        made = [self._of_group(weights[:, first : first + width], form) for first in range(0, weights.shape[1], width)]
+        joined = np.concatenate(made, axis=1)
+        return joined if self.part == "values" or form.group is not None else joined[:, 0]
+
+    def _of_group(self, weights: Floats, form: WeightFormat) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale, zero = group_scales(weights, form)
+            if self.part == "scale":
+                return scale.astype(self.scale)[:, None]
+            if self.part == "zero":
+                assert zero is not None
+                return zero[:, None]
+            return round_to_grid(weights, scale, zero, form)
+
+
+@dataclass(frozen=True)
+class MeanRotated:
+    """The mean over positions of a bias that is rotated as keys are: of each head, in the two halves of its pairs."""
+
+    frequencies: tuple[float, ...]
+    """Radians a position, for each pair (i, i + d/2) of a head."""
+    scaling: float
+    positions: int
+
+    @property
+    def rows_multiple(self) -> int:
+        """A whole head."""
+        return 2 * len(self.frequencies)
+
+    def apply(self, block: Array) -> Array:
+        """f32 [heads * d] -> f32 [heads, d]; computed in float64."""
+        half = len(self.frequencies)
+        heads = np.asarray(block, dtype=np.float64).reshape(-1, 2, half)
+        turns = np.exp(1j * np.outer(np.arange(self.positions), np.asarray(self.frequencies)))
+        mean = (heads[:, 0] + 1j * heads[:, 1]) * turns.mean(axis=0) * self.scaling
+        return np.concatenate([mean.real, mean.imag], axis=1).astype(np.float32)
 
 
 def numpy_dtype(name: str) -> np.dtype[np.generic]:
-    """The numpy type of a TVM element type; bfloat16 through ml_dtypes."""
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+    """The numpy type of a TVM element type; bfloat16 and float8_e4m3fn through ml_dtypes."""
+    return np.dtype(getattr(ml_dtypes, name) if name in ("bfloat16", "float8_e4m3fn") else name)
 
 
 @dataclass(frozen=True)
