@@ -13,6 +13,8 @@ from support.checkpoints import tensor_shapes
 from support.vendor_checkpoints import Written, assert_means, change_tensors, gptq, words_of, write_vendor_checkpoint
 
 from vamc_py.checkpoint import Checkpoint, check_tensors, open_checkpoint
+from vamc_py.compiler import compile_config, open_model
+from vamc_py.config.load import load_text
 from vamc_py.errors import CheckpointError
 from vamc_py.weights.formats import ZERO, WeightFormat
 
@@ -48,6 +50,14 @@ def test_weights_are_what_was_packed(tmp_path: Path, bits: int, group: int, sym:
     assert_means(checkpoint, written.weights)
     check_tensors(checkpoint, tensor_shapes(written.config))
     assert not [name for name in checkpoint.tensors if name.endswith(("qweight", "qzeros", "scales", "g_idx"))]
+
+
+def test_the_format_may_be_told_by_either_key(tmp_path: Path) -> None:
+    written = _write(tmp_path, _settings(sym=False, checkpoint_format="gptq_v2"))
+    for told in ({"format": "gptq_v2"}, {"format": "gptq_v2", "checkpoint_format": "gptq_v2"}):
+        config = written.config | {"quantization_config": _settings(sym=False, **told)}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert_means(_open(tmp_path), written.weights)
 
 
 def test_zero_points_that_are_not_the_middle_count_even_where_the_config_says_sym(tmp_path: Path) -> None:
@@ -207,6 +217,10 @@ def test_settings_that_are_not_read_are_named(tmp_path: Path) -> None:
     refused(r"quantization_config\.group_size: 12 is no multiple of 8", group_size=12)
     refused(r"quantization_config\.group_size: 0 is no multiple of 8", group_size=0)
     refused(r"quantization_config\.checkpoint_format: 'marlin' is not supported", checkpoint_format="marlin")
+    refused(r"format: 'gptq_p' is not supported; known: gptq, gptq_v2", format="gptq_p")
+    two = {"format": "gptq_v2", "checkpoint_format": "gptq"}
+    refused(r"format: gptq_v2 contradicts the checkpoint_format gptq", **two)
+    refused(r"rotation: weights that need other activations", rotation="hadamard")
     refused(r"is_marlin_format: weights in Marlin's order", is_marlin_format=True)
     refused(r"dynamic: settings of their own for '\+:.\*down' are not read", dynamic={"+:.*down": {"bits": 8}})
     refused(r"pack_dtype: 'int64' is not supported", pack_dtype="int64")
@@ -215,6 +229,21 @@ def test_settings_that_are_not_read_are_named(tmp_path: Path) -> None:
     )
     refused(r"quant_method: the key is missing", quant_method=None)
     refused(r"down_proj\.scales has the shape \[4, 72\], not \[7, 72\] \(72 rows", group_size=16)
+
+
+def test_a_compile_refuses_them_until_the_passes_know_them(tmp_path: Path) -> None:
+    _write(tmp_path / "model", _settings())
+    text = f"""\
+name: model
+frontend: {{checkpoint: {tmp_path / "model"}, shape: {{input_ids: [[16], [64]]}}}}
+backend: {{type: tvm_llvm, dtype: int8}}
+workspace: {{path: {tmp_path / "out"}}}
+"""
+    loaded = load_text(text, tmp_path / "model.yaml")
+    assert open_model(loaded.config)[0].quantized
+    with pytest.raises(CheckpointError, match=r"_proj\.weight comes quantized; that is read, and not compiled yet"):
+        compile_config(loaded)
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_config_that_speaks_of_weights_that_are_not_there(tmp_path: Path) -> None:

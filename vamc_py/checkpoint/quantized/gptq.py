@@ -69,7 +69,10 @@ def stored_weights(source: Checkpoint, keys: Keys) -> dict[str, StoredWeight]:
     """
     bits = bits_of(keys, (4, 8))
     keys.choice("pack_dtype", ("int32",), default="int32")
-    one_less = keys.choice("checkpoint_format", ("gptq", "gptq_v2"), default="gptq") == "gptq"
+    one_less = _format(keys) == "gptq"
+    for key in ("rotation", "activation"):
+        if keys.get(key) is not None:
+            keys.refuse(key, "weights that need other activations than the model's are not read")
     if keys.flag("is_marlin_format", default=False):
         keys.refuse("is_marlin_format", "weights in Marlin's order are not read; use the checkpoint in GPTQ's own")
     if other := [pattern for pattern in keys.mapping("dynamic") if not pattern.startswith("-:")]:
@@ -96,3 +99,14 @@ def stored_weights(source: Checkpoint, keys: Keys) -> dict[str, StoredWeight]:
         form = integer_format(bits, size, scales, zeros=zeros)
         found[name] = GptqWeight(source, parts, form, (rows, columns), bits, one_less)
     return found
+
+
+def _format(keys: Keys) -> str:
+    """The checkpoint format; newer releases of GPTQModel say it twice."""
+    known = ("gptq", "gptq_v2")
+    older, newer = keys.choice("checkpoint_format", known, default="gptq"), keys.choice("format", known, default="gptq")
+    if keys.get("format") is None:
+        return older
+    if keys.get("checkpoint_format") is not None and older != newer:
+        keys.refuse("format", f"{newer} contradicts the checkpoint_format {older}; correct one of them")
+    return newer
