@@ -24,9 +24,9 @@ from vamc_py.artifact.manifest import (
     TensorSpec,
 )
 from vamc_py.artifact.write import ArtifactWriter, built_with
-from vamc_py.checkpoint import Checkpoint, check_tensors, open_checkpoint
+from vamc_py.checkpoint import AdaptedCheckpoint, Checkpoint, check_tensors, open_checkpoint
 from vamc_py.config import Config, LoadedConfig, check_activation, check_compilable, check_wide
-from vamc_py.errors import ConfigError
+from vamc_py.errors import CheckpointError, ConfigError
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.inspect.dump_writer import DumpWriter
 from vamc_py.inspect.watch import Inspection
@@ -135,15 +135,26 @@ def target_of(loaded: LoadedConfig) -> TargetDescription:
 def _open(loaded: LoadedConfig) -> tuple[Checkpoint, ModelConfig]:
     with stage("checkpoint"):
         checkpoint, model = open_model(loaded.config)
+        refuse_quantized(checkpoint)
         check_model(loaded, model)
     return checkpoint, model
 
 
+def refuse_quantized(checkpoint: Checkpoint) -> None:
+    """CheckpointError for weights that come quantized: the passes would take their integers for the weights."""
+    if checkpoint.quantized:
+        name = next(iter(checkpoint.quantized))
+        what = "comes quantized; that is read, and not compiled yet: use the unquantized checkpoint"
+        raise CheckpointError(f"{checkpoint.file_of(name)}: {name} {what}")
+
+
 def open_model(config: Config) -> tuple[Checkpoint, ModelConfig]:
-    """The checkpoint, with every tensor of the model there and of the right shape."""
+    """The checkpoint, its adapters merged in, with every tensor of the model there and of the right shape."""
     frontend = config.frontend
     vacc = frontend.model_kwargs.model_arch == "vacc" and frontend.type == "huggingface"
     checkpoint = open_checkpoint(frontend.checkpoint, frontend.type, vacc_config=vacc)
+    if frontend.adapters:
+        checkpoint = AdaptedCheckpoint(checkpoint, frontend.adapters)
     model = ModelConfig.from_hf(checkpoint.config, str(checkpoint.config_file))
     optional = {"lm_head.weight": (model.vocab_size, model.hidden_size)} if model.tied_embedding else {}
     check_tensors(checkpoint, expected_tensors(model), optional)

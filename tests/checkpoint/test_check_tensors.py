@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from support.checkpoints import tensor_shapes, write_checkpoint, write_weights
+from support.vendor_checkpoints import gptq, write_vendor_checkpoint
 
 from vamc_py.checkpoint import Checkpoint, check_tensors, open_checkpoint
 from vamc_py.errors import CheckpointError
@@ -69,10 +69,19 @@ def test_a_dtype_that_holds_no_weights(tmp_path: Path) -> None:
         check_tensors(open_checkpoint(str(tmp_path), "huggingface"), shapes)
 
 
-def test_a_quantized_checkpoint_is_called_that(tmp_path: Path) -> None:
-    config = write_checkpoint(tmp_path, architecture="qwen2")
-    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
-    shapes = tensor_shapes(config)
-    found = {name.replace("q_proj.weight", "q_proj.qweight"): shape for name, shape in shapes.items()}
-    with pytest.raises(CheckpointError, match=r"The checkpoint is quantized \(gptq\)"):
-        check_tensors(_open(tmp_path, found), shapes)
+def test_a_weight_that_comes_quantized_must_have_the_models_shape(tmp_path: Path) -> None:
+    packer = gptq(4, 8, sym=False, stored_less=1)
+    config = write_vendor_checkpoint(
+        tmp_path, packer, {"quant_method": "gptq", "bits": 4, "group_size": 8, "sym": False}
+    )
+    shapes = tensor_shapes(config.config)
+    name = "model.layers.0.mlp.up_proj.weight"
+    checkpoint = open_checkpoint(str(tmp_path), "huggingface")
+    check_tensors(checkpoint, shapes)
+    with pytest.raises(CheckpointError) as error:
+        check_tensors(checkpoint, shapes | {name: (96, 72)})
+    assert f"{name} has the shape [96, 64]; the config asks for [96, 72]" in str(error.value)
+    assert f"{name}.scale has the shape [96, 8]; the config asks for [96, 9]" in str(error.value)
+    del shapes[name]
+    with pytest.raises(CheckpointError, match=rf"{name}\.zero has no place in the model"):
+        check_tensors(checkpoint, shapes)

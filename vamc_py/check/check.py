@@ -13,7 +13,7 @@ from vamc_py.check.scenario import Row, Scenario, make_scenario, most_prompt, mo
 from vamc_py.check.stages import StageRun, StageRunner
 from vamc_py.check.torch_reference import torch_logits
 from vamc_py.check.values import Array
-from vamc_py.compiler import check_model, context_of, open_model, target_of
+from vamc_py.compiler import check_model, context_of, open_model, refuse_quantized, target_of
 from vamc_py.config import LoadedConfig, check_compilable
 from vamc_py.errors import UserError
 from vamc_py.frontend.import_relax import import_traced
@@ -62,6 +62,7 @@ class Checker:
         _check_room(make_scenario(2, self.tokens), prefill, context)
         with stage("checkpoint"):
             self.checkpoint, self.model = open_model(loaded.config)
+            refuse_quantized(self.checkpoint)
             check_model(loaded, self.model)
         self.context = context_of(loaded.config, self.target, self.checkpoint)
 

@@ -9,8 +9,9 @@ TensorInfo(name='model.norm.weight', shape=(1024,), dtype='bfloat16')
 
 from __future__ import annotations
 
+from vamc_py.checkpoint.adapters import AdaptedCheckpoint
 from vamc_py.checkpoint.base import Checkpoint, TensorInfo
 from vamc_py.checkpoint.check import check_tensors
 from vamc_py.checkpoint.opening import open_checkpoint
 
-__all__ = ["Checkpoint", "TensorInfo", "check_tensors", "open_checkpoint"]
+__all__ = ["AdaptedCheckpoint", "Checkpoint", "TensorInfo", "check_tensors", "open_checkpoint"]

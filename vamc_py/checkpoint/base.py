@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -87,6 +88,14 @@ def sample_row(values: npt.NDArray[np.uint8]) -> bytes:
     """Some bytes from the middle of a tensor's data, for the fingerprint."""
     middle = len(values) // 2
     return values[middle : middle + 256].tobytes()
+
+
+def hash_parts(digest: hashlib._Hash, *parts: str | bytes) -> None:
+    """Hashes parts with their lengths, so that no two lists of parts look alike."""
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
 
 
 def write_json(path: Path, content: object) -> None:

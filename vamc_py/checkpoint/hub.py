@@ -17,8 +17,10 @@ def is_hub_id(location: str) -> bool:
     return _HUB_ID.fullmatch(location) is not None
 
 
-def download(hub_id: str) -> Path:
+def download(hub_id: str, key: str = "frontend.checkpoint") -> Path:
     """The folder of a hub checkpoint's newest state; fetched, or from the cache where there is no network.
+
+    ``key``: where the YAML names it, for messages.
 
     Raises CheckpointError: no network and nothing cached, no such model, or one that needs permission.
     """
@@ -31,9 +33,9 @@ def download(hub_id: str) -> Path:
         raise CheckpointError(f"{hub_id}: {reason}") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         reason = "there is no such folder here and no such public model on the Hugging Face hub"
-        raise CheckpointError(f"{hub_id}: {reason}; correct frontend.checkpoint") from error
+        raise CheckpointError(f"{hub_id}: {reason}; correct {key}") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         reason = "there is no such folder here, and the Hugging Face hub cannot be reached (no network or offline)"
-        raise CheckpointError(f"{hub_id}: {reason}; set frontend.checkpoint to a downloaded folder") from error
+        raise CheckpointError(f"{hub_id}: {reason}; set {key} to a downloaded folder") from error
     except OSError as error:  # a full disk, a lost connection: requests' errors are OSErrors
         raise CheckpointError(f"{hub_id}: the download failed: {error}; mend that and try again") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from vamc_py.checkpoint.base import Checkpoint
+from vamc_py.checkpoint.base import Checkpoint, hash_parts
 from vamc_py.checkpoint.huggingface_tokenizer import TOKENIZER_FILES, save_tokenizer
 from vamc_py.checkpoint.jsonfile import read_json_object
 from vamc_py.checkpoint.safetensors_file import SafetensorsFile
@@ -47,19 +47,11 @@ class HuggingFaceCheckpoint(Checkpoint):
         for name in (self.config_file.name, "generation_config.json", *TOKENIZER_FILES, *code):
             file = self.path / name
             if file.is_file():
-                _add(digest, name, file.read_bytes())
+                hash_parts(digest, name, file.read_bytes())
         for weights in self._files:
-            _add(digest, weights.path.name, str(weights.path.stat().st_size).encode(), weights.header)
-            _add(digest, *weights.samples())
+            hash_parts(digest, weights.path.name, str(weights.path.stat().st_size).encode(), weights.header)
+            hash_parts(digest, *weights.samples())
         return digest.hexdigest()
-
-
-def _add(digest: hashlib._Hash, *parts: str | bytes) -> None:
-    """Hashes parts with their lengths, so that no two lists of parts look alike."""
-    for part in parts:
-        content = part.encode() if isinstance(part, str) else part
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
 
 
 def _config_file(folder: Path, vacc_config: bool) -> Path:

@@ -29,13 +29,14 @@ def open_checkpoint(location: str, kind: str, *, vacc_config: bool = False) -> C
     if kind == "huggingface":
         from vamc_py.checkpoint.hub import download, is_hub_id
         from vamc_py.checkpoint.huggingface import HuggingFaceCheckpoint
+        from vamc_py.checkpoint.quantized import in_own_precision
 
         if path.is_file():
             hint = "; set frontend.type: gguf" if path.suffix == ".gguf" else ""
             raise CheckpointError(f"{path} is a file, and frontend.type: huggingface needs a folder{hint}")
         if not path.exists() and is_hub_id(location):
             path = download(location)
-        return HuggingFaceCheckpoint(path, vacc_config=vacc_config)
+        return in_own_precision(HuggingFaceCheckpoint(path, vacc_config=vacc_config))
     raise ValueError(f"unknown kind of checkpoint: {kind}")
 
 

@@ -192,6 +192,12 @@ class Frontend(Section):
         description="A folder, a file or a Hugging Face hub id. A relative path starts at the current directory, not "
         "at the YAML file, as with vamc.",
     )
+    adapters: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
+        default=None,
+        description="LoRA adapters to merge into the weights while these are read: folders that PEFT saved "
+        "(`adapter_config.json`, `adapter_model.safetensors`) or hub ids. What several add to one weight adds up. "
+        "Weights that come quantized cannot be adapted.",
+    )
     type: FrontendType = Field(
         default="huggingface",
         description="Form of the checkpoint. When absent, the file ending tells (`.gguf`, `.onnx`, `.pb`, ...).",

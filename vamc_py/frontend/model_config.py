@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vamc_py.checkpoint.config_keys import Keys
 from vamc_py.errors import CheckpointError
-from vamc_py.frontend.config_keys import Keys
 from vamc_py.frontend.rope import Rope
 
 Architecture = Literal["qwen2", "qwen3"]

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from vamc_py.checkpoint.config_keys import Keys
 from vamc_py.errors import CheckpointError, UserError
-from vamc_py.frontend.config_keys import Keys
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.frontend.models.qwen2 import KeyValue
 from vamc_py.frontend.trace import Traced, trace_module

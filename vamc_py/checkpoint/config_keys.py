@@ -61,6 +61,16 @@ class Keys:
             self.refuse(key, f"{value!r} is not supported; known: {', '.join(known)}")
         return value
 
+    def text(self, key: str, *, default: str | None = None) -> str:
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            self.refuse(key, f"a text is expected, not {value!r}")
+        return value
+
+    def section(self, key: str) -> Keys:
+        """A JSON object as keys of its own; empty where the key is absent."""
+        return Keys(self.mapping(key), self.source, f"{self._section}.{key}" if self._section else key)
+
     def mapping(self, key: str) -> Mapping[str, Any]:
         """A JSON object; empty where the key is absent."""
         value = self._value(key, {})
