@@ -138,11 +138,16 @@ def _open(loaded: LoadedConfig) -> tuple[Checkpoint, ModelConfig]:
 
 
 def open_model(config: Config) -> tuple[Checkpoint, ModelConfig]:
-    """The checkpoint, with every tensor of the model there and of the right shape."""
+    """The checkpoint, with every tensor of the model there and of the right shape; of an ONNX graph, its sizes."""
     frontend = config.frontend
     vacc = frontend.model_kwargs.model_arch == "vacc" and frontend.type == "huggingface"
     checkpoint = open_checkpoint(frontend.checkpoint, frontend.type, vacc_config=vacc)
     model = ModelConfig.from_hf(checkpoint.config, str(checkpoint.config_file))
+    if frontend.type == "onnx":
+        from vamc_py.frontend.onnx_import.sizes import check_graph
+
+        check_graph(checkpoint, model, config.backend.dtype)
+        return checkpoint, model
     optional = {"lm_head.weight": (model.vocab_size, model.hidden_size)} if model.tied_embedding else {}
     check_tensors(checkpoint, expected_tensors(model), optional)
     return checkpoint, model
@@ -167,7 +172,13 @@ def check_model(loaded: LoadedConfig, model: ModelConfig) -> None:
 
 
 def trace_model(config: Config, checkpoint: Checkpoint, model: ModelConfig) -> Program:
-    """The model as a Relax program: our own torch model, or the checkpoint's code where the YAML asks for it."""
+    """The model as a Relax program: our own torch model, the checkpoint's code where the YAML asks for it, or the ONNX
+    graph that the checkpoint is."""
+    if config.frontend.type == "onnx":
+        with stage("import"):
+            from vamc_py.frontend.onnx_import.importer import import_onnx
+
+            return import_onnx(checkpoint, context=config.context_length)
     with stage("trace"):
         traced = _traced(config, checkpoint, model)
     with stage("import"):

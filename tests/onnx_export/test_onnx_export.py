@@ -15,11 +15,12 @@ from support.end_to_end import configuration
 from support.onnx_session import OnnxModel
 from support.run_torch import built_in
 
-from vamc_py.checkpoint import Checkpoint, open_checkpoint
+from vamc_py.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from vamc_py.cli import main
 from vamc_py.errors import CheckpointError, ConfigError, UserError
 from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.onnx_export.export import export
+from vamc_py.weights.formats import WeightFormat
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 TOKENS = np.random.default_rng(3).integers(0, 288, size=24).tolist()
@@ -186,3 +187,74 @@ def test_somebody_elses_folder_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"exists and is not what this command writes .*with iter0.onnx"):
         export(configuration(tmp_path / "model", tmp_path))
     assert (tmp_path / "model-onnx/thesis.txt").read_text() == "years of work"
+
+
+class Quantized(Checkpoint):
+    """A checkpoint whose layers come quantized: int8, rounded by another rule than ours."""
+
+    def __init__(self, source: Checkpoint, form: WeightFormat) -> None:
+        self.source = source
+        self.path, self.config_file = source.path, source.config_file
+        self.config, self.generation_config = source.config, source.generation_config
+        self.quantized = {name: form for name in source.tensors if name.endswith("_proj.weight")}
+        self.tensors = dict(source.tensors)
+        for name in self.quantized:
+            rows, columns = source.tensors[name].shape
+            self.tensors[name] = TensorInfo(name, (rows, columns), form.dtype)
+            self.tensors[name + ".scale"] = TensorInfo(name + ".scale", form.scale_shape(rows, columns), form.scale)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        base = name.removesuffix(".scale")
+        if base not in self.quantized:
+            return self.source.read(name, start, stop)
+        scale = np.abs(self.source.read(base, start, stop)).max(axis=1).astype(np.float16) / np.float16(100)
+        if name != base:
+            return scale
+        return np.rint(self.source.read(base, start, stop) / scale[:, None].astype(np.float32)).astype(np.int8)
+
+    def file_of(self, name: str) -> Path:
+        return self.source.file_of(name.removesuffix(".scale"))
+
+    def save_tokenizer(self, folder: Path) -> None:
+        self.source.save_tokenizer(folder)
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+
+def open_quantized(monkeypatch: pytest.MonkeyPatch, folder: Path, form: WeightFormat) -> Checkpoint:
+    """Makes the export find such a checkpoint."""
+    checkpoint = Quantized(open_checkpoint(str(folder), "huggingface"), form)
+    model = ModelConfig.from_hf(checkpoint.config)
+    monkeypatch.setattr("vamc_py.onnx_export.export.open_model", lambda config: (checkpoint, model))
+    return checkpoint
+
+
+def test_weights_that_come_as_int8_are_not_rounded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path / "model", architecture="qwen3", layers=1)
+    checkpoint = open_quantized(monkeypatch, tmp_path / "model", WeightFormat("int8", scale="float16"))
+    folder = export(configuration(tmp_path / "model", tmp_path, dtype="int8", prefill=16, context=32))
+    stored = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(folder / "iter1.onnx").graph.initializer
+    }
+    for name in checkpoint.quantized:
+        np.testing.assert_array_equal(stored[name], checkpoint.read(name))
+        np.testing.assert_array_equal(stored[name + ".scale"], checkpoint.read(name + ".scale").astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "said"),
+    [
+        (WeightFormat("int4", group=32), "int8", "int4, groups of 32"),
+        (WeightFormat("int8", zeros=True), "int8", "int8, a scale a row, zero points"),
+        (WeightFormat("int8"), "fp16", "int8, a scale a row"),
+    ],
+)
+def test_other_quantized_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: WeightFormat, dtype: str, said: str
+) -> None:
+    write_checkpoint(tmp_path / "model", architecture="qwen3", layers=1)
+    open_quantized(monkeypatch, tmp_path / "model", form)
+    with pytest.raises(CheckpointError, match=rf"q_proj\.weight is quantized already \({said}\)"):
+        export(configuration(tmp_path / "model", tmp_path, dtype=dtype))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]

@@ -10,7 +10,7 @@ from vamc_py.config.patterns import LM_HEAD, matches, without_match
 from vamc_py.errors import ConfigError
 
 COMPILED_TARGETS = ("llvm",)
-COMPILED_FRONTENDS = ("huggingface", "gguf")
+COMPILED_FRONTENDS = ("huggingface", "gguf", "onnx")
 COMPILED_QUANTIZATIONS = ("w8a16",)
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -40,7 +40,13 @@ def _frontend(loaded: LoadedConfig) -> Iterator[str]:
         yield loaded.fault(
             "frontend.type",
             f"{config.frontend.type} is not there yet; this version compiles language models of type "
-            f"{' and '.join(COMPILED_FRONTENDS)}",
+            f"{', '.join(COMPILED_FRONTENDS)}",
+        )
+    elif config.frontend.type == "onnx" and not config.language_model:
+        yield loaded.fault(
+            "frontend.shape",
+            "of ONNX graphs, this version compiles those of language models; for one, write input_ids: "
+            "[[prefill lengths], [context lengths]], such as [[512], [2048]]",
         )
     elif config.frontend.model_kwargs.build_visual:
         yield loaded.fault("frontend.model_kwargs.build_visual", "vision towers are not there yet")
