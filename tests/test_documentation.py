@@ -40,8 +40,8 @@ def test_the_table_names_no_other_pass() -> None:
 
 
 def test_the_readme_shows_every_command() -> None:
-    shown = re.findall(r"^\| `vamc-py (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert shown == [command.__name__.rpartition(".")[2] for command in cli.COMMANDS]
+    shown = re.findall(r"^\| `vamc-py ([\w-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert shown == [command.__name__.rpartition(".")[2].replace("_", "-") for command in cli.COMMANDS]
 
 
 def documented_commands() -> list[tuple[str, str]]:

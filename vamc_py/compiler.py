@@ -25,8 +25,8 @@ from vamc_py.artifact.manifest import (
 )
 from vamc_py.artifact.write import ArtifactWriter, built_with
 from vamc_py.checkpoint import AdaptedCheckpoint, Checkpoint, check_tensors, open_checkpoint
-from vamc_py.config import Config, LoadedConfig, check_activation, check_compilable, check_wide
-from vamc_py.errors import CheckpointError, ConfigError
+from vamc_py.config import Config, LoadedConfig, check_activation, check_compilable, check_stored, check_wide
+from vamc_py.errors import ConfigError
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.inspect.dump_writer import DumpWriter
 from vamc_py.inspect.watch import Inspection
@@ -135,27 +135,25 @@ def target_of(loaded: LoadedConfig) -> TargetDescription:
 def _open(loaded: LoadedConfig) -> tuple[Checkpoint, ModelConfig]:
     with stage("checkpoint"):
         checkpoint, model = open_model(loaded.config)
-        refuse_quantized(checkpoint)
+        check_stored(loaded, checkpoint.quantized)
         check_model(loaded, model)
     return checkpoint, model
 
 
-def refuse_quantized(checkpoint: Checkpoint) -> None:
-    """CheckpointError for weights that come quantized: the passes would take their integers for the weights."""
-    if checkpoint.quantized:
-        name = next(iter(checkpoint.quantized))
-        what = "comes quantized; that is read, and not compiled yet: use the unquantized checkpoint"
-        raise CheckpointError(f"{checkpoint.file_of(name)}: {name} {what}")
-
-
 def open_model(config: Config) -> tuple[Checkpoint, ModelConfig]:
-    """The checkpoint, its adapters merged in, with every tensor of the model there and of the right shape."""
+    """The checkpoint, its adapters merged in, with every tensor of the model there and of the right shape; of an ONNX
+    graph, its sizes."""
     frontend = config.frontend
     vacc = frontend.model_kwargs.model_arch == "vacc" and frontend.type == "huggingface"
     checkpoint = open_checkpoint(frontend.checkpoint, frontend.type, vacc_config=vacc)
     if frontend.adapters:
         checkpoint = AdaptedCheckpoint(checkpoint, frontend.adapters)
     model = ModelConfig.from_hf(checkpoint.config, str(checkpoint.config_file))
+    if frontend.type == "onnx":
+        from vamc_py.frontend.onnx_import.sizes import check_graph
+
+        check_graph(checkpoint, model, config.backend.dtype)
+        return checkpoint, model
     optional = {"lm_head.weight": (model.vocab_size, model.hidden_size)} if model.tied_embedding else {}
     check_tensors(checkpoint, expected_tensors(model), optional)
     return checkpoint, model
@@ -180,7 +178,13 @@ def check_model(loaded: LoadedConfig, model: ModelConfig) -> None:
 
 
 def trace_model(config: Config, checkpoint: Checkpoint, model: ModelConfig) -> Program:
-    """The model as a Relax program: our own torch model, or the checkpoint's code where the YAML asks for it."""
+    """The model as a Relax program: our own torch model, the checkpoint's code where the YAML asks for it, or the ONNX
+    graph that the checkpoint is."""
+    if config.frontend.type == "onnx":
+        with stage("import"):
+            from vamc_py.frontend.onnx_import.importer import import_onnx
+
+            return import_onnx(checkpoint, context=config.context_length)
     with stage("trace"):
         traced = _traced(config, checkpoint, model)
     with stage("import"):

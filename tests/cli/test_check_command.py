@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import write_checkpoint
+from support.end_to_end import configuration
 
+from vamc_py.check.check import Checker
 from vamc_py.cli import main
+from vamc_py.errors import ConfigError
 
 YAML = """\
 name: tiny
@@ -75,3 +78,10 @@ def test_an_output_without_anything_to_put_there(config: Path, capsys: pytest.Ca
 def test_too_many_tokens(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(config, "--tokens", 128) == 2
     assert "vamc-py: error: --tokens: " in capsys.readouterr().err
+
+
+def test_an_onnx_graph_is_refused(tmp_path: Path) -> None:
+    """It is no torch model to compare with; nothing is opened for that."""
+    loaded = configuration(tmp_path / "nowhere.onnx", tmp_path, kind="onnx")
+    with pytest.raises(ConfigError, match=r"frontend\.type: check compares with the torch model, which an ONNX graph"):
+        Checker(loaded)

@@ -58,7 +58,7 @@ def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
     for command in cli.COMMANDS:
-        name = command.__name__.rpartition(".")[2].removesuffix("_")
+        name = command.__name__.rpartition(".")[2].removesuffix("_").replace("_", "-")
         assert f"\n  {name} " in done.stdout
 
 

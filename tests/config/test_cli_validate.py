@@ -57,8 +57,8 @@ def test_what_does_not_compile_is_still_valid(app: typer.Typer, config: Path) ->
 def test_other_network_and_prefill_only(app: typer.Typer, config: Path) -> None:
     prefill_only = CliRunner().invoke(app, [str(config), "--set", "frontend.shape.input_ids=[[512], []]"])
     assert prefill_only.stdout.endswith("prefill 512, prefill only\n")
-    other = CliRunner().invoke(app, [str(config), "--set", "frontend.type=onnx"])
-    assert other.stdout.endswith("small, onnx to tvm_llvm, int8\n")
+    other = CliRunner().invoke(app, [str(config), "--set", "frontend.type=keras"])
+    assert other.stdout.endswith("small, keras to tvm_llvm, int8\n")
 
 
 def test_faults_reach_the_caller_as_config_error(app: typer.Typer, config: Path) -> None:

@@ -31,7 +31,7 @@ def faults(*overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16", "bf16", "fp32"])
-@pytest.mark.parametrize("kind", ["huggingface", "gguf"])
+@pytest.mark.parametrize("kind", ["huggingface", "gguf", "onnx"])
 def test_compiles(dtype: str, kind: str) -> None:
     check_compilable(load_text(GOOD, Path("c.yaml"), [f"backend.dtype={dtype}", f"frontend.type={kind}"]))
 
@@ -55,9 +55,9 @@ def test_target_at_the_place_of_the_file() -> None:
             "tvm_vacc is not there yet; this version compiles for tvm_llvm (--set backend.type=tvm_llvm)",
         ),
         (
-            "frontend.type=onnx",
+            "frontend.type=keras",
             "frontend.type",
-            "onnx is not there yet; this version compiles language models of type huggingface and gguf",
+            "keras is not there yet; this version compiles language models of type huggingface, gguf, onnx",
         ),
         (
             "frontend.quantize.type=w8a16_gptq",
@@ -98,3 +98,18 @@ def test_all_reasons_at_once() -> None:
     assert (
         len(faults("backend.type=tvm_vacc", "frontend.quantize.type=w16kv8", "frontend.shape.input_ids=[[16],[]]")) == 3
     )
+
+
+def test_an_onnx_graph_with_a_flat_shape_is_another_network() -> None:
+    text = GOOD.replace("[[512], [2048]]", "[1, 512]").replace("huggingface", "onnx")
+    loaded = load_text(text, Path("c.yaml"))
+    assert not loaded.config.language_model
+    with pytest.raises(ConfigError) as caught:
+        check_compilable(loaded)
+    (fault,) = caught.value.faults
+    assert "frontend.shape: of ONNX graphs, this version compiles those of language models" in fault
+
+
+def test_lengths_of_an_onnx_language_model_are_checked() -> None:
+    with pytest.raises(ConfigError, match="the prefill length 2048 is longer than the context length 1024"):
+        load_text(GOOD, Path("c.yaml"), ["frontend.type=onnx", "frontend.shape.input_ids=[[2048], [1024]]"])

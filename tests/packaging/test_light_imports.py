@@ -9,7 +9,7 @@ from support.building import run
 from support.project_tree import module_name, source_modules
 
 LIGHT_PACKAGES = ("artifact", "cli", "config", "runtime")
-EXTRAS = ("torch", "transformers", "gguf", "safetensors", "huggingface_hub", "ziglang")  # of pyproject.toml
+EXTRAS = ("torch", "transformers", "gguf", "safetensors", "huggingface_hub", "onnx", "ziglang")  # of pyproject.toml
 
 IMPORT_ALL = """
 import importlib, sys

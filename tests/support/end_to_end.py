@@ -33,11 +33,12 @@ workspace: {{path: {workspace}}}
 
 
 def configuration(checkpoint: Path, workspace: Path, *, dtype: str = "fp32", **options: Any) -> LoadedConfig:
-    """A configuration for a folder or a GGUF file; options: prefill, context, trust (its own code), overrides."""
+    """A configuration for a folder or a GGUF file; options: prefill, context, trust (its own code), kind (onnx),
+    overrides."""
     trust = bool(options.get("trust", False))
     text = YAML.format(
         checkpoint=checkpoint,
-        kind="gguf" if checkpoint.suffix == ".gguf" else "huggingface",
+        kind=options.get("kind", "gguf" if checkpoint.suffix == ".gguf" else "huggingface"),
         prefill=options.get("prefill", 64),
         context=options.get("context", 128),
         arch="vacc" if trust else "null",

@@ -28,10 +28,14 @@ def built_with() -> dict[str, str]:
 
 
 class ArtifactWriter:
-    """A context that makes ``<folder>`` appear whole on ``finish`` and not at all otherwise."""
+    """A context that makes ``<folder>`` appear whole on ``finish`` or ``put_in_place``, and not at all otherwise.
 
-    def __init__(self, folder: Path) -> None:
+    ``marker`` is the file by which a folder of the kind is known: no other one that has content is replaced.
+    """
+
+    def __init__(self, folder: Path, marker: str = MANIFEST_FILE) -> None:
         self.folder = folder
+        self._marker = marker
         own = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._partial = folder.with_name(f".{folder.name}{_PARTIAL}{own}")
         self._replaced = folder.with_name(f"{self._partial.name}.old")  # an older artifact of the name, for a moment
@@ -40,7 +44,7 @@ class ArtifactWriter:
     def __enter__(self) -> ArtifactWriter:
         parent = self.folder.parent
         try:
-            _check_replaceable(self.folder)
+            _check_replaceable(self.folder, self._marker)
             parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.folder)
             self._partial.mkdir()
@@ -86,6 +90,10 @@ class ArtifactWriter:
         records = {name: self._record(path) for name, path in names.items() if name != IR_TIMES_FILE}
         whole = manifest.model_copy(update={"files": records})
         self.path(MANIFEST_FILE).write_text(whole.model_dump_json(indent=1) + "\n", "utf-8")
+        self.put_in_place()
+
+    def put_in_place(self) -> None:
+        """Renames the folder to its place; an old one goes."""
         try:
             if self.folder.exists():
                 self.folder.rename(self._replaced)
@@ -103,14 +111,15 @@ class ArtifactWriter:
         return FileRecord(size=path.stat().st_size, sha256=digest)
 
 
-def _check_replaceable(folder: Path) -> None:
+def _check_replaceable(folder: Path, marker: str) -> None:
     """UserError for what is no folder of ours: replacing it would delete somebody's files."""
     if not folder.exists() and not folder.is_symlink():
         return
     ours = folder.is_dir() and not folder.is_symlink()
-    if not ours or (any(folder.iterdir()) and not (folder / MANIFEST_FILE).is_file()):
+    if not ours or (any(folder.iterdir()) and not (folder / marker).is_file()):
+        kind = "an artifact" if marker == MANIFEST_FILE else "what this command writes"
         raise UserError(
-            f"{folder}: exists and is not an artifact (a folder, not a link, with {MANIFEST_FILE}); "
+            f"{folder}: exists and is not {kind} (a folder, not a link, with {marker}); "
             "move it away, or set another name or workspace.path"
         )
 

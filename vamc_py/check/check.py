@@ -13,9 +13,9 @@ from vamc_py.check.scenario import Row, Scenario, make_scenario, most_prompt, mo
 from vamc_py.check.stages import StageRun, StageRunner
 from vamc_py.check.torch_reference import torch_logits
 from vamc_py.check.values import Array
-from vamc_py.compiler import check_model, context_of, open_model, refuse_quantized, target_of
-from vamc_py.config import LoadedConfig, check_compilable
-from vamc_py.errors import UserError
+from vamc_py.compiler import check_model, context_of, open_model, target_of
+from vamc_py.config import LoadedConfig, check_compilable, check_stored
+from vamc_py.errors import ConfigError, UserError
 from vamc_py.frontend.import_relax import import_traced
 from vamc_py.passes.lower_reference import left_in_dialect
 from vamc_py.pipeline.base import Context
@@ -52,6 +52,11 @@ class Checker:
         self, loaded: LoadedConfig, *, tokens: int | None = None, interpreter: Interpreter | None = None
     ) -> None:
         check_compilable(loaded)
+        if loaded.config.frontend.type == "onnx":
+            fault = (
+                "check compares with the torch model, which an ONNX graph does not have; check the checkpoint it is of"
+            )
+            raise ConfigError([loaded.fault("frontend.type", fault)])
         self.config = loaded.config
         self.pipeline = resolve_pipeline(loaded)
         self.target = target_of(loaded)
@@ -62,7 +67,7 @@ class Checker:
         _check_room(make_scenario(2, self.tokens), prefill, context)
         with stage("checkpoint"):
             self.checkpoint, self.model = open_model(loaded.config)
-            refuse_quantized(self.checkpoint)
+            check_stored(loaded, self.checkpoint.quantized)
             check_model(loaded, self.model)
         self.context = context_of(loaded.config, self.target, self.checkpoint)
 

@@ -12,8 +12,8 @@ def open_checkpoint(location: str, kind: str, *, vacc_config: bool = False) -> C
     """Opens a checkpoint; reads headers and JSON files, no weights.
 
     Args:
-        location: a folder, a GGUF file, or a hub id (``Qwen/Qwen3-0.6B``) if no such folder exists.
-        kind: ``huggingface`` or ``gguf``, as ``frontend.type`` says.
+        location: a folder, a GGUF or ONNX file, or a hub id (``Qwen/Qwen3-0.6B``) if no such folder exists.
+        kind: ``huggingface``, ``gguf`` or ``onnx``, as ``frontend.type`` says.
         vacc_config: prefer config_vacc.json to config.json (``model_kwargs.model_arch: vacc``); most folders have none.
 
     Raises CheckpointError: nothing there, damaged, or of a kind that cannot be read.
@@ -26,6 +26,13 @@ def open_checkpoint(location: str, kind: str, *, vacc_config: bool = False) -> C
         if vacc_config:
             raise CheckpointError(f"{path}: a GGUF file has no config_vacc.json; take model_arch: vacc out of the YAML")
         return GgufCheckpoint(_gguf_file(path))
+    if kind == "onnx":
+        from vamc_py.extras import require_onnx
+
+        require_onnx()
+        from vamc_py.checkpoint.onnx_checkpoint import OnnxCheckpoint
+
+        return OnnxCheckpoint(path)
     if kind == "huggingface":
         from vamc_py.checkpoint.hub import download, is_hub_id
         from vamc_py.checkpoint.huggingface import HuggingFaceCheckpoint

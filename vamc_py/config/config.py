@@ -8,7 +8,7 @@ from pydantic import Field
 
 from vamc_py.config.backend import Backend
 from vamc_py.config.dataset import Dataset, Graph
-from vamc_py.config.frontend import Frontend, QuantizeType
+from vamc_py.config.frontend import Frontend, QuantizeType, nesting
 from vamc_py.config.passes import PassChange
 from vamc_py.config.section import Section, on
 
@@ -76,6 +76,8 @@ class Config(Section):
     @property
     def language_model(self) -> bool:
         """Whether this is a language model, whose ``input_ids`` are ``[[prefill lengths], [context lengths]]``."""
+        if self.frontend.type == "onnx":  # graphs of other networks have flat shapes
+            return nesting(self.frontend.shape.input_ids) == "<nested>"
         return self.frontend.type in ("huggingface", "gguf") and not self.frontend.model_kwargs.build_visual
 
     @property

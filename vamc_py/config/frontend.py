@@ -61,7 +61,7 @@ class Shape(Section):
         default=None,
         description="`[[prefill lengths], [context lengths]]` in tokens, each a multiple of 16. The longest prefill is "
         "the most tokens of one step, the longest context the most positions of one sequence. `[[512], []]` is "
-        "prefill only (embedding models). A flat list is the shape of an ONNX graph's input.",
+        "prefill only (embedding models). A flat list is the shape of an ONNX graph's input, of another network.",
         json_schema_extra=on("vacc", "llvm", "cuda", form="list of two lists of int"),
     )
 

@@ -44,7 +44,7 @@ def _unused(config: Config, section: Section, prefix: Path) -> Iterator[Path]:
 
 
 def _without_effect(config: Config, path: Path) -> bool:
-    """Keys whose use hangs on other keys: calibration needs a calibrated type, a GGUF file holds no code."""
+    """Keys whose use hangs on other keys: calibration needs a calibrated type, GGUF and ONNX files hold no code."""
     if path in _CALIBRATION:
         return config.language_model and config.quantize_type in (None, "w8a16")
-    return path in _CHECKPOINT_CODE and config.frontend.type == "gguf"
+    return path in _CHECKPOINT_CODE and config.frontend.type in ("gguf", "onnx")

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from vamc_py.config.compilable import COMPILED_FRONTENDS, COMPILED_QUANTIZATIONS, COMPILED_TARGETS
+from vamc_py.config.compilable import COMPILED_FRONTENDS, COMPILED_TARGETS
 from vamc_py.config.config import Config
 from vamc_py.config.old_names import OLD_NAMES
 from vamc_py.config.passes import PASSES_EXAMPLE, PassChange
 from vamc_py.config.place import dotted
+from vamc_py.config.quantize_rules import COMPILED_QUANTIZATIONS
 from vamc_py.config.section import TARGETS, Section, literals, section_of, subsections, targets_of
 from vamc_py.config.tree import MOST_CHARACTERS, MOST_DEPTH, MOST_VALUES
 

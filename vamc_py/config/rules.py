@@ -29,6 +29,8 @@ def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _is_language_model(frontend: dict[str, Any]) -> bool:
     kind = frontend.get("type", type_by_name(frontend.get("checkpoint")))
+    if kind == "onnx":  # a flat shape is another network's
+        return nesting(_mapping(frontend, "shape").get("input_ids")) == "<nested>"
     return kind in ("huggingface", "gguf") and _mapping(frontend, "model_kwargs").get("build_visual") is not True
 
 

@@ -1,0 +1,1 @@
+"""From the ONNX graph of a decoder to the Relax program that the raise passes know."""
