@@ -15,12 +15,12 @@ from typing import Annotated
 import typer
 
 from vamc_py import __version__
-from vamc_py.cli import bench, check, compile, ir, passes, ppl, report, run, validate, verify
+from vamc_py.cli import bench, check, compile, eval, ir, passes, ppl, report, run, validate, verify
 from vamc_py.leaving import faults_end
 
 PROGRAM = "vamc-py"
 # In the order in which a user meets them.
-COMMANDS: tuple[ModuleType, ...] = (validate, passes, compile, run, bench, ppl, verify, ir, report, check)
+COMMANDS: tuple[ModuleType, ...] = (validate, passes, compile, run, bench, ppl, eval, verify, ir, report, check)
 
 
 def _show_version(wanted: bool) -> None:
