@@ -8,7 +8,7 @@ from pathlib import Path
 from vamc_py.artifact.verify import read_manifest
 from vamc_py.config import LoadedConfig, check_compilable, load_config
 from vamc_py.evaluation.evaluate import Model
-from vamc_py.evaluation.reference import CACHE, built, config_of, float_config, scheme_config
+from vamc_py.evaluation.reference import built, config_of, float_config, kept_in, scheme_config
 from vamc_py.extras import require_compiler
 
 NO_REFERENCE = "none"
@@ -23,7 +23,7 @@ def artifact_models(artifact: Path, against: str | None, cache: Path | None) -> 
     read_manifest(artifact)  # refuses a folder that is none, before anything is compiled
     reference = _given(against)
     if against is None:
-        reference = [_float_model(config_of(artifact), cache or artifact.resolve().parent / CACHE)]
+        reference = [_float_model(config_of(artifact), cache or kept_in(artifact.resolve().parent))]
     return [*reference, Model(artifact.resolve().name, artifact)]
 
 
@@ -37,7 +37,7 @@ def config_models(
     """
     loaded = load_config(config, overrides)
     require_compiler()
-    cache = cache or Path(loaded.config.workspace.path) / CACHE
+    cache = cache or kept_in(loaded.config.workspace.path)
     wanted = {scheme: scheme_config(loaded, scheme) for scheme in schemes}
     wanted = wanted or {loaded.config.quantize_type or loaded.config.backend.dtype: loaded}
     for one in wanted.values():

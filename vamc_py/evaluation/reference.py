@@ -54,7 +54,12 @@ def scheme_config(loaded: LoadedConfig, scheme: str) -> LoadedConfig:
     if not kind or "=" in kind or not all("=" in part for part in others):
         raise UserError(f"--scheme {scheme}: not of the form TYPE or TYPE,key=value, such as w4a16,group=32")
     keys = [f"frontend.quantize.{part}" for part in (f"type={kind}", *others)]
-    return derived(loaded, keys)
+    return derived(loaded, [*keys, "frontend.quantize.accept=null"])
+
+
+def kept_in(workspace: str | Path) -> Path:
+    """The folder in a workspace where what is compiled to be measured stays; the workspace itself if it is one."""
+    return Path(workspace) if Path(workspace).name == CACHE else Path(workspace) / CACHE
 
 
 def derived(loaded: LoadedConfig, overrides: Sequence[str]) -> LoadedConfig:
