@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,30 @@ def test_an_artifact_against_itself(toy: Path, capsys: pytest.CaptureFixture[str
     assert heading.split()[3:] == ["ppl", "change", "agreement", "KL", "mean", "KL", "p99"]
     assert second.split()[-4:] == ["+0.00%", "100.00%", "0.00000", "0.00000"]
     assert len(first.split()) == 4
+
+
+def test_a_terminal_gets_a_table(
+    toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    code, out, _ = run(capsys, "eval", toy, "--text", toy.parent / "text", "--context", 20, "--against", toy)
+    assert code == 0
+    assert "100.00%" in out
+    assert "┃" in out or "|" in out
+
+
+def test_questions_that_are_too_long_have_no_accuracy(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "long.csv").write_text(f"{'w1 ' * 80},w1,w2,w3,w4,A\n")
+    words = ["eval", toy, "--choices", tmp_path / "long.csv", "--against", "none"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert out.splitlines()[1].split()[-1] == "-"
+    assert "long: 1 questions left out, as they are longer than the context" in out
+    code, out, _ = run(capsys, *words, "--json", "-")
+    assert json.loads(out)["models"][0]["choices"]["long"]["accuracy"] is None
 
 
 @pytest.mark.parametrize(

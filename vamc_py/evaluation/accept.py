@@ -9,22 +9,25 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from vamc_py.artifact.manifest import TOKENIZER_DIR, Accepted, Widened
 from vamc_py.artifact.write import ArtifactWriter
-from vamc_py.checkpoint import Checkpoint
-from vamc_py.compiler import Built, build, open_model
 from vamc_py.config import LoadedConfig
 from vamc_py.config.accept import Accept
 from vamc_py.errors import ConfigError, UserError
 from vamc_py.evaluation.compare import compare
 from vamc_py.evaluation.gate import Attempt, Gate, NotAcceptedError, Rule, Widening, figures, sentences
 from vamc_py.evaluation.rank import quantized_weights, rank
-from vamc_py.evaluation.reference import built, derived, float_config, kept_in
-from vamc_py.inspect.watch import Inspection
+from vamc_py.evaluation.reference import derived, float_model, kept_in
 from vamc_py.progress import stage, track
 from vamc_py.runtime.executor import Executor
 from vamc_py.runtime.perplexity import Tokens, tokenize, windows
+
+if TYPE_CHECKING:
+    from vamc_py.checkpoint import Checkpoint
+    from vamc_py.compiler import Built
+    from vamc_py.inspect.watch import Inspection
 
 _KEY = "frontend.quantize.accept"
 
@@ -35,13 +38,15 @@ def compile_accepted(loaded: LoadedConfig, accept: Accept, inspection: Inspectio
     ConfigError where the text does not do, or the limit does not hold whatever is widened: no artifact is there then
     that was not there before. The float model stays in the cache of ``vamc-py eval``.
     """
+    from vamc_py.compiler import open_model
+
     checkpoint, _ = open_model(loaded.config)
     parts = _windows(loaded, accept, checkpoint)
     with ExitStack() as stack:
         attempts = _Attempts(loaded, inspection, stack)
         first = attempts.compile_with(())  # before the float model: what is wrong with the configuration shows here
         with stage("float model"):
-            floating = built(float_config(loaded), "float", kept_in(loaded.config.workspace.path))
+            _, floating = float_model(loaded, kept_in(loaded.config.workspace.path))
             reference = _perplexity(floating, parts)
         gate = Gate(
             compile_with=lambda rules: attempts.compile_with(rules) if rules else first,
@@ -82,6 +87,8 @@ class _Attempts:
 
     def compile_with(self, rules: Sequence[Rule]) -> Path:
         """The hidden folder of the configuration compiled with these rules."""
+        from vamc_py.compiler import build
+
         own = self._stack.enter_context(ExitStack())
         writer = own.enter_context(ArtifactWriter(self._loaded.config.artifact_dir))
         made = build(with_rules(self._loaded, rules), self._inspection, writer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,12 +52,14 @@ class Evaluation:
     answers: dict[str, Answers]  # by the name of the file of questions
 
     def record(self) -> dict[str, Any]:
-        """Everything as JSON's types."""
-        return {
+        """Everything as JSON's types; null for what is no finite number."""
+        record = {
             "reference": self.models[0].label if self.reference else None,
             "models": [self._model(index) for index in range(len(self.models))],
             "questions": {name: {"cut": a.cut, "left_out": a.left_out} for name, a in self.answers.items()},
         }
+        finite: dict[str, Any] = _finite(record)
+        return finite
 
     def _model(self, index: int) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -128,3 +131,11 @@ def _check_context(executors: Sequence[Executor], settings: Settings) -> None:
     shortest = min(executor.context for executor in executors)
     if settings.text is not None and settings.context > shortest:
         raise UserError(f"--context {settings.context}: the artifact was compiled for 4 to {shortest} tokens")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

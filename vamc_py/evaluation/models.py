@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vamc_py.artifact.verify import read_manifest
-from vamc_py.config import LoadedConfig, check_compilable, load_config
+from vamc_py.config import check_compilable, load_config
 from vamc_py.evaluation.evaluate import Model
-from vamc_py.evaluation.reference import built, config_of, float_config, kept_in, scheme_config
+from vamc_py.evaluation.reference import built, config_of, float_model, kept_in, scheme_config
 from vamc_py.extras import require_compiler
 
 NO_REFERENCE = "none"
@@ -23,7 +23,7 @@ def artifact_models(artifact: Path, against: str | None, cache: Path | None) -> 
     read_manifest(artifact)  # refuses a folder that is none, before anything is compiled
     reference = _given(against)
     if against is None:
-        reference = [_float_model(config_of(artifact), cache or kept_in(artifact.resolve().parent))]
+        reference = [Model(*float_model(config_of(artifact), cache or kept_in(artifact.resolve().parent)))]
     return [*reference, Model(artifact.resolve().name, artifact)]
 
 
@@ -44,7 +44,7 @@ def config_models(
         check_compilable(one)
     reference = _given(against)
     if against is None:
-        reference = [_float_model(loaded, cache)]
+        reference = [Model(*float_model(loaded, cache))]
     return [*reference, *(Model(scheme, built(one, scheme, cache)) for scheme, one in wanted.items())]
 
 
@@ -54,9 +54,3 @@ def _given(against: str | None) -> list[Model]:
     folder = Path(str(against))
     read_manifest(folder)
     return [Model(folder.resolve().name, folder)]
-
-
-def _float_model(loaded: LoadedConfig, cache: Path) -> Model:
-    floating = float_config(loaded)
-    label = f"float ({floating.config.backend.dtype})"
-    return Model(label, built(floating, label, cache))

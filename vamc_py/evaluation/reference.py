@@ -42,6 +42,13 @@ def float_config(loaded: LoadedConfig) -> LoadedConfig:
     return derived(loaded, [f"backend.dtype={dtype}", "frontend.quantize=null", "dataset=null", "passes=null"])
 
 
+def float_model(loaded: LoadedConfig, cache: Path) -> tuple[str, Path]:
+    """What the float reference is called, and its artifact, from ``cache`` or compiled into it."""
+    floating = float_config(loaded)
+    label = f"float ({floating.config.backend.dtype})"
+    return label, built(floating, label, cache)
+
+
 def scheme_config(loaded: LoadedConfig, scheme: str) -> LoadedConfig:
     """The configuration with another ``frontend.quantize.type``, and without the gate.
 
