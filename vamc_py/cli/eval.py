@@ -44,7 +44,8 @@ def command(
     cache: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Where what is compiled for this is kept. Default: <workspace.path>/.eval, or beside."
+            metavar="DIR",
+            help="Where what is compiled for this is kept. Default: .eval in the workspace, or beside the artifact.",
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; by default VAMC_NUM_THREADS, else all cores.")] = None,

@@ -94,7 +94,7 @@ class Gate:
         folder = self.compile_with(rules_of(widened))
         attempt = Attempt(folder, self.measure(folder), widened)
         verdict = "accepted" if self._holds(attempt) else "too much"
-        which = f"with {len(widened)} layers widened, " if widened else ""
+        which = f"widenings done: {len(widened)}, " if widened else ""
         self.say(f"{which}{figures(attempt.ppl, self.reference, self.increase)}: {verdict}")
         return attempt
 
