@@ -66,13 +66,45 @@ def compile_config(loaded: LoadedConfig, inspection: Inspection | None = None) -
     UserError for bad input. Whatever ends it early, no artifact is there then that was not there before. A fault of a
     pass or of the build keeps the IR that came before it in ``<name>.fault``; its exception says so in its notes.
     """
+    inspection = inspection or Inspection()
+    ready = _prepare(loaded, inspection)
+    quantize = loaded.config.frontend.quantize
+    if quantize is not None and quantize.accept is not None:
+        from vamc_py.evaluation.accept import compile_accepted
+
+        return Compiled(loaded.config.artifact_dir, compile_accepted(loaded, quantize.accept, inspection))
+    with ArtifactWriter(loaded.config.artifact_dir) as writer:
+        built = _build(loaded, inspection, writer, *ready)
+        writer.finish(built.manifest)
+    return Compiled(loaded.config.artifact_dir, built.manifest.slow_operators)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build left in the writer's folder."""
+
+    manifest: Manifest
+    checkpoint: Checkpoint  # whose weights were written
+    unpacked: Program  # before its weights were packed for kernels
+
+
+def build(loaded: LoadedConfig, inspection: Inspection, writer: ArtifactWriter) -> Built:
+    """All of a compile but the manifest and the folder's place, both of which are the caller's."""
+    return _build(loaded, inspection, writer, *_prepare(loaded, inspection))
+
+
+def _build(
+    loaded: LoadedConfig,
+    inspection: Inspection,
+    writer: ArtifactWriter,
+    pipeline: tuple[Planned, ...],
+    target: TargetDescription,
+) -> Built:
     from vamc_py._link import link_options
 
-    inspection = inspection or Inspection()
-    pipeline, target = _prepare(loaded, inspection)
     config = loaded.config
     link = link_options()
-    with stage_times() as times, ArtifactWriter(config.artifact_dir) as writer:
+    with stage_times() as times:
         checkpoint, model = _open(loaded)
         # First what is quick and may be at fault: nobody should wait for the build to hear of it.
         checkpoint.save_tokenizer(writer.directory(TOKENIZER_DIR))
@@ -97,8 +129,8 @@ def compile_config(loaded: LoadedConfig, inspection: Inspection | None = None) -
         writer.know_digest(PARAMETERS_FILE, digest)
         for dump in dumps:
             dump.write_times(times)
-        writer.finish(_manifest(loaded, checkpoint, model, target, lowered, parameters))
-    return Compiled(config.artifact_dir, lowered.program.notes)
+    manifest = _manifest(loaded, checkpoint, model, target, lowered, parameters)
+    return Built(manifest, checkpoint, lowered.unpacked)
 
 
 def show_passes(loaded: LoadedConfig, inspection: Inspection) -> Program:
@@ -207,8 +239,10 @@ def _traced(config: Config, checkpoint: Checkpoint, model: ModelConfig) -> Trace
 
 @dataclass(frozen=True)
 class Lowered:
-    """The program before its parameters became tuples (which the manifest describes), and after."""
+    """The program before its weights were packed, before its parameters became tuples (which the manifest describes),
+    and at the end."""
 
+    unpacked: Program
     step: Program
     program: Program
 
@@ -222,18 +256,21 @@ def lower(
     program: Program, pipeline: Sequence[Planned], context: Context, observers: Sequence[Observer] = ()
 ) -> Lowered:
     """Runs the pipeline, the last pass of which bundles the parameters."""
-    bundling = _LastStep()
-    lowered = run_passes(program, pipeline, context, (*observers, bundling))
-    return Lowered(bundling.program, lowered)
+    kept = _Kept()
+    lowered = run_passes(program, pipeline, context, (*observers, kept))
+    return Lowered(kept.unpacked or kept.last, kept.last, lowered)
 
 
-class _LastStep(Observer):
-    """Keeps the program as the last pass is given it."""
+class _Kept(Observer):
+    """Keeps the program as the last pass is given it, and as the pass is that packs weights."""
 
-    program: Program
+    last: Program
+    unpacked: Program | None = None
 
     def before(self, index: int, planned: Planned, program: Program) -> None:
-        self.program = program
+        self.last = program
+        if planned.one.name == "select-kernels" and self.unpacked is None:
+            self.unpacked = program
 
 
 def _write_weights(lowered: Lowered, checkpoint: Checkpoint, path: Path) -> tuple[list[Parameter], str]:

@@ -90,6 +90,28 @@ class Target(_Record):
     dtype: str  # backend.dtype: "int8", "fp16", "bf16", "fp32"
 
 
+class Widened(_Record):
+    """Weights that the gate of the compile gave a wider type."""
+
+    tensors: tuple[str, ...]  # names in the checkpoint
+    type: str  # what they have now, as frontend.quantize.rules names it
+    before: str  # what they would have had
+    error: float  # of the weights with that, relative to their norm
+
+
+class Accepted(_Record):
+    """What the gate (frontend.quantize.accept) measured and did."""
+
+    ppl: float
+    reference_ppl: float  # of the float model
+    increase: float  # ppl / reference_ppl - 1
+    allowed: float
+    text: str  # sha256 of the file
+    chunks: int
+    context: int
+    widened: tuple[Widened, ...]
+
+
 class Manifest(_Record):
     """The whole of manifest.json."""
 
@@ -108,4 +130,5 @@ class Manifest(_Record):
     files: dict[str, FileRecord]  # every other file of the artifact but the manifest itself
     built_with: dict[str, str]  # package → version
     source: dict[str, str]  # "checkpoint" and "config" → sha256
+    accepted: Accepted | None = None  # where the compile was told to measure
     slow_operators: tuple[str, ...] = ()  # what stayed on TVM's default loops, as the compiler said

@@ -17,6 +17,7 @@ from vamc_py.artifact.manifest import IR_TIMES_FILE, MANIFEST_FILE, FileRecord, 
 from vamc_py.errors import UserError
 
 _PARTIAL = ".partial-"  # what a killed compile leaves: never a folder that the runtime would take
+_UNRECORDED = (MANIFEST_FILE, IR_TIMES_FILE)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What decides the bytes of mod.so and params.bin.
 _BUILDERS = ("vamc-py", "apache-tvm", "apache-tvm-ffi", "torch", "numpy")
@@ -84,12 +85,8 @@ class ArtifactWriter:
         self._digests[name] = sha256
 
     def finish(self, manifest: Manifest) -> None:
-        """Writes the manifest with the record of every file, then puts the folder in its place; an old one goes."""
-        files = sorted(path for path in self._partial.rglob("*") if path.is_file())
-        names = {path.relative_to(self._partial).as_posix(): path for path in files}
-        records = {name: self._record(path) for name, path in names.items() if name != IR_TIMES_FILE}
-        whole = manifest.model_copy(update={"files": records})
-        self.path(MANIFEST_FILE).write_text(whole.model_dump_json(indent=1) + "\n", "utf-8")
+        """``complete``, then puts the folder in its place; an old one goes."""
+        self.complete(manifest)
         self.put_in_place()
 
     def put_in_place(self) -> None:
@@ -102,6 +99,16 @@ class ArtifactWriter:
             if self._replaced.exists() and not self.folder.exists():
                 self._replaced.rename(self.folder)
             raise
+
+    def complete(self, manifest: Manifest) -> Path:
+        """Writes the manifest with the record of every file. The hidden folder is an artifact then, and can be loaded
+        as long as nothing is written into it (``verify=False``: to remember a check is to write)."""
+        files = sorted(path for path in self._partial.rglob("*") if path.is_file())
+        names = {path.relative_to(self._partial).as_posix(): path for path in files}
+        records = {name: self._record(path) for name, path in names.items() if name not in _UNRECORDED}
+        whole = manifest.model_copy(update={"files": records})
+        self.path(MANIFEST_FILE).write_text(whole.model_dump_json(indent=1) + "\n", "utf-8")
+        return self._partial
 
     def _record(self, path: Path) -> FileRecord:
         digest = self._digests.get(path.relative_to(self._partial).as_posix())

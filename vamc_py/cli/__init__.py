@@ -15,12 +15,14 @@ from typing import Annotated
 import typer
 
 from vamc_py import __version__
-from vamc_py.cli import bench, check, compile, export_onnx, ir, passes, ppl, report, run, validate, verify
+from vamc_py.cli import bench, check, compile, eval, export_onnx, ir, passes, ppl, report, run, validate, verify
 from vamc_py.leaving import faults_end
 
 PROGRAM = "vamc-py"
 # In the order in which a user meets them.
-COMMANDS: tuple[ModuleType, ...] = (validate, passes, compile, run, bench, ppl, verify, ir, report, check, export_onnx)
+COMMANDS: tuple[ModuleType, ...] = (
+    validate, passes, compile, run, bench, ppl, eval, verify, ir, report, check, export_onnx,
+)  # fmt: skip
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from vamc_py.activation import Activation
+from vamc_py.config.accept import Accept
 from vamc_py.config.section import Section, on
 
 FrontendType = Literal["huggingface", "gguf", "onnx", "pytorch", "keras", "tensorflow", "darknet"]
@@ -182,6 +183,12 @@ class Quantize(Section):
         default=None, description="Where the calibration runs, such as `cuda:5` or `cpu`. Not used by `w8a16`."
     )
     calib_args: CalibrationArguments | None = Field(default=None, description="Settings of GPTQ. Not used by `w8a16`.")
+    accept: Accept | None = Field(
+        default=None,
+        description="Measure the artifact before it is put in place, and widen its worst layers until it is close "
+        "enough to the float model. Left out: nothing is measured. The artifact has to run on this machine.",
+        json_schema_extra=on("llvm"),
+    )
 
 
 class Frontend(Section):

@@ -16,8 +16,8 @@ from vamc_py.errors import ArtifactError, UserError
 from vamc_py.progress import track
 from vamc_py.runtime.executor import Executor
 
-_SCORED_ROWS = 64  # logits of so many tokens at a time: at a vocabulary of 152,000 they take 39 MB
-_ROWS_IN_DOUBLE = 16  # rows widened to float64 at a time
+SCORED_ROWS = 64  # logits of so many tokens at a time: at a vocabulary of 152,000 they take 39 MB
+ROWS_IN_DOUBLE = 16  # rows widened to float64 at a time
 
 Tokens = npt.NDArray[np.int64]
 
@@ -36,6 +36,11 @@ def tokenize(folder: Path, text: Path) -> Tokens:
         content = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{text}: cannot be read as UTF-8 text ({error})") from error
+    return np.asarray(read_tokenizer(folder).encode(content, add_special_tokens=False).ids, dtype=np.int64)
+
+
+def read_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of an artifact, without limits of length; the names of special tokens are plain text to it."""
     path = folder / TOKENIZER_DIR / "tokenizer.json"
     if not path.is_file():
         raise ArtifactError(f"{path}: the file is missing; copy or compile the artifact again")
@@ -46,7 +51,7 @@ def tokenize(folder: Path, text: Path) -> Tokens:
     tokenizer.no_truncation()  # a file may carry the length limit of a training run
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
-    return np.asarray(tokenizer.encode(content, add_special_tokens=False).ids, dtype=np.int64)
+    return tokenizer
 
 
 def windows(tokens: Tokens, context: int, chunks: int | None) -> list[Tokens]:
@@ -77,14 +82,21 @@ def perplexity(executor: Executor, windows: list[Tokens]) -> Perplexity:
 
 def _window_scores(executor: Executor, window: Tokens) -> Iterator[npt.NDArray[np.float64]]:
     """Negative log-likelihoods of a window's scored tokens, in pieces."""
+    begin = len(window) // 2 + 1
+    for logits in scored_logits(executor, window):
+        yield negative_log_likelihood(logits, window[begin : begin + len(logits)])
+        begin += len(logits)
+
+
+def scored_logits(executor: Executor, window: Tokens, rows: int = SCORED_ROWS) -> Iterator[npt.NDArray[np.float32]]:
+    """The logits of a window's scored tokens in order, in pieces of ``rows`` or, if that is less, the prefill limit."""
     first, end = len(window) // 2, len(window) - 1
     limit = executor.manifest.limits.prefill
     for begin in range(0, first, limit):
         _step(executor, window, begin, min(begin + limit, first), scored=False)
-    limit = min(limit, _SCORED_ROWS)
+    limit = min(limit, rows)
     for begin in range(first, end, limit):
-        stop = min(begin + limit, end)
-        yield negative_log_likelihood(_step(executor, window, begin, stop, scored=True), window[begin + 1 : stop + 1])
+        yield _step(executor, window, begin, min(begin + limit, end), scored=True)
 
 
 def _step(executor: Executor, window: Tokens, begin: int, stop: int, *, scored: bool) -> npt.NDArray[np.float32]:
@@ -96,8 +108,8 @@ def _step(executor: Executor, window: Tokens, begin: int, stop: int, *, scored: 
 def negative_log_likelihood(logits: npt.NDArray[np.float32], targets: Tokens) -> npt.NDArray[np.float64]:
     """-log softmax(logits)[target] for each row of logits [m, vocab] and each of m targets, computed in float64."""
     scores = np.empty(len(targets))
-    for begin in range(0, len(targets), _ROWS_IN_DOUBLE):
-        rows = logits[begin : begin + _ROWS_IN_DOUBLE].astype(np.float64)
+    for begin in range(0, len(targets), ROWS_IN_DOUBLE):
+        rows = logits[begin : begin + ROWS_IN_DOUBLE].astype(np.float64)
         chosen = rows[np.arange(len(rows)), targets[begin : begin + len(rows)]]
         peak = rows.max(axis=1)
         scores[begin : begin + len(rows)] = np.log(np.exp(rows - peak[:, None]).sum(axis=1)) + peak - chosen

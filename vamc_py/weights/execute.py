@@ -80,15 +80,25 @@ def _blocks(recipe: Recipe, source: TensorSource, shapes: Mapping[str, Sequence[
     width = max(1, int(np.prod(shapes[recipe.sources[0]][1:], dtype=np.int64)))
     multiple = int(np.lcm.reduce([step.rows_multiple for step in recipe.steps])) if recipe.steps else 1
     length = max(multiple, BLOCK_ELEMENTS // width // multiple * multiple)
+    for first in range(0, sum(rows), length):
+        yield made_rows(recipe, source, shapes, first, min(first + length, sum(rows)), name)
+
+
+def made_rows(
+    recipe: Recipe, source: TensorSource, shapes: Mapping[str, Sequence[int]], first: int, last: int, name: str
+) -> Array:
+    """What a recipe makes of the rows [first, last) of its sources, which stand one below the other.
+
+    Both are multiples of the steps' ``rows_multiple``, or ``last`` is the end. ``name`` is the parameter's, for faults.
+    """
+    rows = [int(shapes[tensor][0]) for tensor in recipe.sources]
     starts = np.concatenate([[0], np.cumsum(rows)])
-    for first in range(0, int(starts[-1]), length):
-        last = min(first + length, int(starts[-1]))
-        pieces = [
-            source.read(tensor, max(first - int(start), 0), min(last - int(start), count))
-            for tensor, start, count in zip(recipe.sources, starts, rows, strict=False)
-            if start < last and first < start + count
-        ]
-        yield _made(stacked(pieces), recipe, f"{', '.join(recipe.sources)}: rows {first} to {last - 1}", name)
+    pieces = [
+        source.read(tensor, max(first - int(start), 0), min(last - int(start), count))
+        for tensor, start, count in zip(recipe.sources, starts, rows, strict=False)
+        if start < last and first < start + count
+    ]
+    return _made(stacked(pieces), recipe, f"{', '.join(recipe.sources)}: rows {first} to {last - 1}", name)
 
 
 def stacked(pieces: Sequence[Array]) -> Array:
