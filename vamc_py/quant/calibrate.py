@@ -1,10 +1,9 @@
-"""From a float checkpoint and tokens to a checkpoint with calibrated weights, layer by layer, resumed where it ended."""
+"""From a float checkpoint and tokens to calibrated weights, layer by layer, resumed where it was stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +12,14 @@ from vamc_py.checkpoint import Checkpoint
 from vamc_py.config.frontend import CalibrationArguments
 from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.progress import track
-from vamc_py.quant import gptq_layer
+from vamc_py.quant import awq_layer, gptq_layer
 from vamc_py.quant.cache import cache_key
 from vamc_py.quant.calibrated import CalibratedCheckpoint, Overlay, layer_file, write_index, write_layer
 from vamc_py.quant.layerwise import LayerwiseModel, layer_prefix
-from vamc_py.quant.options import Options, by_layer
+from vamc_py.quant.options import Method, Options, by_layer
 from vamc_py.weights.formats import WeightFormat
 
-Method = Literal["gptq", "awq"]
-_METHODS = {"gptq": gptq_layer.quantize_layer}
+_METHODS = {"gptq": gptq_layer.quantize_layer, "awq": awq_layer.quantize_layer}
 
 
 def calibrate(
@@ -46,7 +44,7 @@ def calibrate(
 
     CalibrationError for settings that contradict the plan; ValueError for a plan that cannot be calibrated.
     """
-    layers = by_layer(plan, checkpoint, model)
+    layers = by_layer(plan, method, checkpoint, model)
     options = Options.of(args, plan)
     key = cache_key(checkpoint, model, tokens, plan, method, options)
     folder = cache / key[:32]

@@ -19,7 +19,7 @@ from vamc_py.weights.formats import Floats, WeightFormat
 from vamc_py.weights.grid import Integers, group_scales, round_to_grid
 
 
-class NotPositiveDefinite(ValueError):
+class HessianError(ValueError):
     """A Hessian that float32 cannot factor: too little damping, or inputs that are not finite."""
 
 
@@ -34,14 +34,14 @@ class Inverse:
 def invert(hessian: torch.Tensor, damp_percent: float, *, desc_act: bool) -> Inverse:
     """The factor for a Hessian f32 [K, K], whose memory is used up.
 
-    ``damp_percent`` of the mean diagonal is added to the diagonal. A column whose input is always 0 gets the mean: it is
-    then rounded to nearest, where the paper's code makes its weights 0. With ``desc_act`` the columns with the largest
-    inputs come first. NotPositiveDefinite where there is no factor.
+    ``damp_percent`` of the mean diagonal is added to the diagonal. A column whose input is always 0 gets the mean: it
+    is then rounded to nearest, where the paper's code makes its weights 0. With ``desc_act`` the columns with the
+    largest inputs come first. HessianError where there is no factor.
     """
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean())
     if not np.isfinite(mean):
-        raise NotPositiveDefinite("the inputs are not finite")
+        raise HessianError("the inputs are not finite")
     mean = mean or 1.0  # no input at all: nothing to make up for
     order = torch.argsort(diagonal, descending=True, stable=True) if desc_act else None
     diagonal[diagonal == 0] = mean
@@ -56,7 +56,7 @@ def invert(hessian: torch.Tensor, damp_percent: float, *, desc_act: bool) -> Inv
 def _factor(matrix: torch.Tensor, *, upper: bool) -> torch.Tensor:
     factor, failed = torch.linalg.cholesky_ex(matrix, upper=upper)
     if failed or not torch.isfinite(factor.diagonal()).all():
-        raise NotPositiveDefinite("the Hessian is not positive definite")
+        raise HessianError("the Hessian is not positive definite")
     return factor
 
 
@@ -97,7 +97,8 @@ class _Grid:
         self.zero: Integers | None
         if self._moving:
             shape = (len(weight), form.groups(len(left)))
-            self.scale, self.zero = np.empty(shape, np.float32), np.empty(shape, np.int8) if form.zeros else None
+            self.scale = np.empty(shape, np.float32)
+            self.zero = np.empty(shape, np.int8) if form.zeros else None
         else:
             self.scale, self.zero = grids(weight, form)
 
@@ -109,7 +110,7 @@ class _Grid:
         if self._moving and column % form.group == 0:  # type: ignore[operator]
             scale, zero = group_scales(self._left[columns_of(group, len(self._left), form)].T, form)
             self.scale[:, group] = scale
-            if self.zero is not None:
+            if self.zero is not None and zero is not None:
                 self.zero[:, group] = zero
         scale = self.scale[:, group]
         zero = None if self.zero is None else self.zero[:, group]

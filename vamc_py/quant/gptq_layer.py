@@ -82,6 +82,6 @@ def _quantize(
 def _inverse(name: str, statistics: InputStatistics, options: Options) -> gptq.Inverse:
     try:
         return gptq.invert(statistics.hessian(), options.damp_percent, desc_act=options.desc_act)
-    except gptq.NotPositiveDefinite as error:
+    except gptq.HessianError as error:
         message = f"{options.damp_percent} is too little for the inputs of {name}: {error}; set a larger share"
         raise CalibrationError(f"{ARGUMENTS_KEY}.damp_percent", message) from error

@@ -107,7 +107,7 @@ class LayerwiseModel:
                 try:
                     for half in halves:
                         x = self._half(layer, half, x, mask, rotation)
-                except _AllSeen:
+                except _AllSeenError:
                     seen.clear()
                     continue
                 if keep:
@@ -150,13 +150,13 @@ def set_weight(module: nn.Module, name: str, values: torch.Tensor) -> None:
     setattr(module.get_submodule(owner), last, nn.Parameter(values, requires_grad=False))
 
 
-class _AllSeen(Exception):
+class _AllSeenError(Exception):
     """Every watched layer has had its input."""
 
 
 @contextmanager
 def _watched(layer: nn.Module, watch: Watch, *, stop: bool) -> Iterator[set[str]]:
-    """Hands out the inputs of watched layers; with ``stop`` raises _AllSeen at the last one. The value: those seen."""
+    """Hands out the inputs of watched layers; with ``stop`` the last raises _AllSeenError. The value: those seen."""
     seen: set[str] = set()
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[torch.Tensor]], None]:
@@ -164,7 +164,7 @@ def _watched(layer: nn.Module, watch: Watch, *, stop: bool) -> Iterator[set[str]
             watch[name](inputs[0].reshape(-1, inputs[0].shape[-1]))
             seen.add(name)
             if stop and len(seen) == len(watch):
-                raise _AllSeen
+                raise _AllSeenError
 
         return hook
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from vamc_py.checkpoint import Checkpoint
 from vamc_py.config.frontend import CalibrationArguments
@@ -12,6 +13,9 @@ from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.quant.faults import CalibrationError
 from vamc_py.weights.formats import WeightFormat
 
+Method = Literal["gptq", "awq"]
+
+_TYPE_KEY = "frontend.quantize.type"
 ARGUMENTS_KEY = "frontend.quantize.calib_args"
 # Linear layers of a decoder layer that read the same input, in the order in which they are computed.
 INPUTS = (
@@ -51,14 +55,19 @@ class Options:
         return cls(**{name: value for name, value in given.items() if value is not None})
 
 
-def by_layer(plan: Formats, checkpoint: Checkpoint, model: ModelConfig) -> dict[int, dict[str, WeightFormat]]:
+def by_layer(
+    plan: Formats, method: Method, checkpoint: Checkpoint, model: ModelConfig
+) -> dict[int, dict[str, WeightFormat]]:
     """The formats by layer and by linear layer (``mlp.up_proj``).
 
     ValueError for a plan that is empty, names what is no linear layer of a decoder layer, or asks for other values than
-    int8 and int4; CalibrationError for weights that the checkpoint has quantized already.
+    int8 and int4; CalibrationError for weights that the checkpoint has quantized already. AWQ rescales neighbours of
+    the planned weights, so for it no linear layer may come quantized.
     """
     if not plan:
         raise ValueError("a calibration needs weights to quantize")
+    if method == "awq" and (name := next((name for name in checkpoint.quantized if _WEIGHT.fullmatch(name)), None)):
+        raise CalibrationError(_TYPE_KEY, f"{name} comes quantized, and AWQ rescales float weights; use GPTQ or none")
     found: dict[int, dict[str, WeightFormat]] = {}
     for name, form in plan.items():
         match = _WEIGHT.fullmatch(name)
@@ -68,6 +77,6 @@ def by_layer(plan: Formats, checkpoint: Checkpoint, model: ModelConfig) -> dict[
             raise ValueError(f"{name}: {form.values} values are not calibrated; int8 and int4 are")
         if name in checkpoint.quantized:
             message = f"{name} comes quantized; calibrate the float checkpoint, or leave the weight out"
-            raise CalibrationError("frontend.quantize.type", message)
+            raise CalibrationError(_TYPE_KEY, message)
         found.setdefault(int(match[1]), {})[match[2]] = form
     return dict(sorted(found.items()))

@@ -50,7 +50,7 @@ def columns_of(group: int, columns: int, form: WeightFormat) -> slice:
 
 def grids(weight: Floats, form: WeightFormat) -> tuple[Floats, Integers | None]:
     """Scales f32 [N, G] and zero points int8 [N, G] of all groups of a weight f32 [N, K]."""
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     pairs = [group_scales(weight[:, columns_of(g, columns, form)], form) for g in range(form.groups(columns))]
     scale = np.stack([scale for scale, _ in pairs], axis=1)
     return scale, np.stack([zero for _, zero in pairs if zero is not None], axis=1) if form.zeros else None
