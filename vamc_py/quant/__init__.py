@@ -12,8 +12,8 @@ safetensors and tokenizers; neither TVM nor transformers.
 from __future__ import annotations
 
 from vamc_py.quant.cache import default_cache
-from vamc_py.quant.calibrate import calibrate
 from vamc_py.quant.calibrated import CalibratedCheckpoint
+from vamc_py.quant.calibration import calibrate
 from vamc_py.quant.faults import CalibrationError, with_places
 from vamc_py.quant.options import Method
 
