@@ -14,6 +14,7 @@ from __future__ import annotations
 from vamc_py.quant.cache import default_cache
 from vamc_py.quant.calibrated import CalibratedCheckpoint
 from vamc_py.quant.calibration import calibrate
+from vamc_py.quant.dataset import calibration_tokens
 from vamc_py.quant.faults import CalibrationError, with_places
 from vamc_py.quant.options import Method
 
@@ -22,6 +23,7 @@ __all__ = [
     "CalibrationError",
     "Method",
     "calibrate",
+    "calibration_tokens",
     "default_cache",
     "with_places",
 ]
