@@ -15,7 +15,7 @@ from vamc_py.config.frontend import CalibrationArguments
 from vamc_py.errors import CheckpointError
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.quant import calibrated as calibrated_module
-from vamc_py.quant import calibration
+from vamc_py.quant import calibration, gptq
 from vamc_py.quant.cache import default_cache
 from vamc_py.quant.calibrated import CalibratedCheckpoint
 from vamc_py.quant.calibration import calibrate
@@ -304,6 +304,24 @@ def test_settings_that_contradict_the_type(
 def test_settings_that_agree_are_taken(checkpoint: Checkpoint, tmp_path: Path) -> None:
     plan = {"model.layers.0.mlp.up_proj.weight": INT8}
     assert run(checkpoint, tmp_path, plan, wbits=8, onegroup=True).quantized == plan
+
+
+def test_samples_longer_than_the_model_s_positions(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    tokens = np.zeros((1, 513), np.int64)
+    with pytest.raises(CalibrationError, match=r"^dataset\.seqlen: 513 tokens are more than the 512 positions"):
+        run(checkpoint, tmp_path, {"model.layers.0.mlp.up_proj.weight": INT8}, tokens=tokens)
+
+
+def test_a_hessian_without_a_factor_is_said(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise gptq.HessianError("the Hessian is not positive definite")
+
+    monkeypatch.setattr(gptq, "_factor", fails)
+    with pytest.raises(CalibrationError, match=r"damp_percent: 0\.01 is too little for the inputs of mlp\.gate_proj"):
+        run(checkpoint, tmp_path, {"model.layers.0.mlp.up_proj.weight": INT8})
+    assert list(tmp_path.glob("*/layer-*")) == []
 
 
 def test_weights_that_come_quantized_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:

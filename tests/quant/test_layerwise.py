@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,16 @@ def test_watching_gives_every_token_s_input_and_changes_nothing(tmp_path: Path) 
     engine.run(layer, hidden, keep=True)
     assert seen["self_attn.q_proj"] == []  # nobody watches any more
     assert (hidden != before).any()
+
+
+def test_one_layer_s_weights_are_in_memory(tmp_path: Path) -> None:
+    checkpoint, model = opened(tmp_path, **MODELS["llama"])
+    engine = LayerwiseModel(checkpoint, model)
+    of_first = [weakref.ref(parameter) for parameter in engine.load(0).parameters()]
+    assert all(parameter() is not None for parameter in of_first)
+    engine.load(1)
+    gc.collect()
+    assert all(parameter() is None for parameter in of_first)
 
 
 def test_a_token_beyond_the_embedding_is_refused(tmp_path: Path) -> None:

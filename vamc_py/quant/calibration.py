@@ -15,6 +15,7 @@ from vamc_py.progress import track
 from vamc_py.quant import awq_layer, gptq_layer
 from vamc_py.quant.cache import cache_key
 from vamc_py.quant.calibrated import CalibratedCheckpoint, Overlay, layer_file, write_index, write_layer
+from vamc_py.quant.faults import CalibrationError
 from vamc_py.quant.layerwise import LayerwiseModel, layer_prefix
 from vamc_py.quant.options import Method, Options, by_layer
 from vamc_py.weights.formats import WeightFormat
@@ -42,9 +43,13 @@ def calibrate(
         plan: the format of each weight to quantize, by its name in the checkpoint.
         args: the settings of GPTQ; those that are null have GPTQ's own defaults (see ``Options``).
 
-    CalibrationError for settings that contradict the plan; ValueError for a plan that cannot be calibrated.
+    CalibrationError for settings that contradict the plan or the model; ValueError for a plan that cannot be carried
+    out.
     """
     layers = by_layer(plan, method, checkpoint, model)
+    if tokens.shape[1] > model.max_positions:
+        message = f"{tokens.shape[1]} tokens are more than the {model.max_positions} positions the model is made for"
+        raise CalibrationError("dataset.seqlen", message)
     options = Options.of(args, plan)
     key = cache_key(checkpoint, model, tokens, plan, method, options)
     folder = cache / key[:32]

@@ -63,7 +63,7 @@ def ceval(path: Path, text_key: str) -> Iterator[str]:
     found = False
     for name, stream in _csv_files(path):
         found = True
-        for row in csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")):
+        for row in csv.DictReader(stream):
             if any(not isinstance(row.get(key), str) for key in ("question", *_CHOICES)):
                 raise _bad(path, f"{name} has a row without question, A, B, C and D")
             lines = [row["question"], *(f"{choice}. {row[choice]}" for choice in _CHOICES)]
@@ -157,19 +157,19 @@ def _text_of(record: Record, key: str, path: Path, number: int) -> str:
     return text
 
 
-def _csv_files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _csv_files(path: Path) -> Iterator[tuple[str, IO[str]]]:
     """Names and contents of the csv files in folders called dev and test, of a zip or a folder."""
     if path.is_dir():
         for file in sorted(path.rglob("*.csv")):
             if file.parent.name in ("dev", "test"):
-                with file.open("rb") as stream:
+                with file.open(encoding="utf-8-sig", newline="") as stream:
                     yield file.name, stream
         return
     with zipfile.ZipFile(path) as archive:
         for name in sorted(archive.namelist()):
             parts = name.split("/")
             if name.endswith(".csv") and len(parts) > 1 and parts[-2] in ("dev", "test"):
-                with archive.open(name) as stream:
+                with archive.open(name) as packed, io.TextIOWrapper(packed, "utf-8-sig", newline="") as stream:
                     yield name, stream
 
 
