@@ -147,6 +147,17 @@ def test_a_token_beyond_the_embedding_is_refused(tmp_path: Path) -> None:
         LayerwiseModel(checkpoint, model).embed(np.array([[1, 288]]))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
+def test_inputs_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    checkpoint, model = opened(tmp_path, architecture="qwen2")
+    engine = LayerwiseModel(checkpoint, model)
+    layer = engine.load(1)
+    layer.post_attention_layernorm.weight[3] = value
+    watch: dict[str, Any] = {"mlp.gate_proj": lambda x: None}
+    with pytest.raises(CheckpointError, match=r"the inputs of model\.layers\.1\.mlp\.gate_proj are too large"):
+        engine.run(layer, engine.embed(TOKENS), watch=watch, keep=False)
+
+
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, model = opened(tmp_path, architecture="qwen2")
     inner = checkpoint.read

@@ -31,6 +31,7 @@ _EMBEDDING, _NORM = "model.embed_tokens.weight", "model.norm.weight"
 _ATTENTION: dict[str, type[Qwen2Attention]] = {"qwen2": Qwen2Attention, "qwen3": Qwen3Attention}
 _BATCH_BYTES = 1 << 26  # of the largest activation of a batch of samples
 _EMBEDDING_ROWS = 4096  # read at a time
+_LARGEST_SQUARES = 1e30  # of a batch, summed; float32 ends at 3e38
 
 
 def layer_prefix(layer: int) -> str:
@@ -48,6 +49,7 @@ class LayerwiseModel:
     def __init__(self, checkpoint: Checkpoint, model: ModelConfig) -> None:
         self.checkpoint = checkpoint
         self.model = model
+        self._loaded = 0
         self._layer = build_weightless(lambda: DecoderLayer(model, _ATTENTION[model.architecture]))
         self._rotary = RotaryEmbedding(model.rope, model.head_dim)
 
@@ -75,6 +77,7 @@ class LayerwiseModel:
     def load(self, index: int, checkpoint: Checkpoint | None = None) -> DecoderLayer:
         """The decoder layer of this index with float32 weights, from ``checkpoint`` where it is given."""
         source = checkpoint or self.checkpoint
+        self._loaded = index
         for name, parameter in list(self._layer.named_parameters()):
             values = float_rows(source, layer_prefix(index) + name)
             if values.shape != tuple(parameter.shape):
@@ -97,11 +100,14 @@ class LayerwiseModel:
         Args:
             watch: for linear layers by name (``self_attn.q_proj``), who is given their inputs f32 [tokens, K].
             keep: whether the results replace ``hidden``; otherwise nothing is computed behind the last watched layer.
+
+        CheckpointError for inputs of watched layers that are no numbers, or whose squares float32 cannot sum.
         """
         length = hidden.shape[1]
         mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
         rotation = self._rotary(torch.arange(length)[None])
-        with _watched(layer, watch or {}, stop=not keep) as seen:
+        checked = {name: self._checked(name, give) for name, give in (watch or {}).items()}
+        with _watched(layer, checked, stop=not keep) as seen:
             for batch in self._batches(hidden):
                 x = torch.from_numpy(np.array(batch))
                 try:
@@ -126,6 +132,17 @@ class LayerwiseModel:
         for batch in self._batches(hidden):
             batch[:] = norm(torch.from_numpy(np.array(batch))).numpy()
         return hidden
+
+    def _checked(self, name: str, give: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], None]:
+        """``give``, for inputs that statistics can be made of."""
+        place = f"{self.checkpoint.path}: the inputs of {layer_prefix(self._loaded)}{name}"
+
+        def give_checked(x: torch.Tensor) -> None:
+            if not float(torch.dot(x.reshape(-1), x.reshape(-1))) < _LARGEST_SQUARES:
+                raise CheckpointError(f"{place} are too large for float32, or no numbers: the weights are damaged")
+            give(x)
+
+        return give_checked
 
     def _half(
         self, layer: DecoderLayer, half: Half, x: torch.Tensor, mask: torch.Tensor, rotation: Any
