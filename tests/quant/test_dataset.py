@@ -173,6 +173,15 @@ def test_special_tokens_in_a_text_are_plain_text(checkpoint: Checkpoint, tmp_pat
     assert found.max() < checkpoint.config["bos_token_id"]
 
 
+def test_half_a_character_is_replaced(
+    checkpoint: Checkpoint, tmp_path: Path, decode: Callable[[np.ndarray], list[str]]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "broken \\ud83d emoji"}\n')
+    [found] = decode(calibration_tokens(checkpoint, Dataset(path=str(tmp_path / "a.jsonl"), nsamples=1, seqlen=12)))
+    assert found in "broken ? emoji"
+    assert "?" in found
+
+
 def test_a_large_json_list_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "_CHUNK", 7)
     (tmp_path / "a.json").write_text("\n " + json.dumps(ALPACA, indent=2) + "\n")
@@ -255,6 +264,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str | None, str]] = {
     "cut list": ("a.json", b'[{"instruction": "x", "output": "y"}, {"ins', "alpaca", "the JSON list is damaged"),
     "cut gzip": ("a.json.gz", gzip.compress(json_lines(LINES))[:-9], "c4", "the archive is damaged"),
     "no zip": ("a.zip", b"PK", "ceval", "the archive is damaged"),
+    "nested": ("a.jsonl", b'{"text": ' + b"[" * 100_000 + b"\n", "jsonl", "nested too deep"),
     "no utf-8": ("a.txt", b"ab\xff\xfe", "text", "not UTF-8 text"),
     "untold": ("a.bin", b"ab", None, "does not tell what it is; write one of alpaca, c4"),
     "unknown keys": ("a.jsonl", b'{"body": "x"}\n', None, "does not tell what it is"),
@@ -282,7 +292,20 @@ def test_a_zip_without_questions_is_refused(checkpoint: Checkpoint, tmp_path: Pa
 @pytest.mark.parametrize("name", [None, "c4", "text"])
 def test_a_missing_file_is_named(checkpoint: Checkpoint, tmp_path: Path, name: str | None) -> None:
     message = refused(checkpoint, name=name, path=str(tmp_path / "none.txt"))
-    assert message.startswith(f"dataset.path: {tmp_path / 'none.txt'}: no such file")
+    assert message.startswith(f"dataset.path: {tmp_path / 'none.txt'}: there is no such file")
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("text")
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    message = refused(checkpoint, path=str(tmp_path / "a.txt"))
+    assert message.endswith("a.txt: cannot be read: Permission denied")
 
 
 def test_a_folder_without_files_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -319,4 +342,4 @@ dataset:
     loaded = load_text(text, Path("model.yaml"))
     with pytest.raises(ConfigError) as caught, with_places(loaded):
         calibration_tokens(checkpoint, loaded.config.dataset)
-    assert str(caught.value).startswith("model.yaml:6:9: dataset.path: none.json.gz: no such file")
+    assert str(caught.value).startswith("model.yaml:6:9: dataset.path: none.json.gz: there is no such file")

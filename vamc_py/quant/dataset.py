@@ -61,17 +61,18 @@ def calibration_tokens(checkpoint: Checkpoint, dataset: Dataset | None) -> npt.N
 
 
 def _kind(dataset: Dataset, path: Path, text_key: str) -> str:
+    """Which of READERS; also says that there is no such file, which a guess by its name would hide."""
     known = ", ".join(READERS)
-    if dataset.name is not None:
-        kind = dataset.name.lower()
-        if kind not in READERS:
-            message = f"{dataset.name!r} is not one of {known}{did_you_mean(kind, READERS)}"
-            raise CalibrationError("dataset.name", message)
-        return kind
-    found = kind_of(path, text_key)
-    if found is None:
+    kind = None if dataset.name is None else dataset.name.lower()
+    if kind is not None and kind not in READERS:
+        raise CalibrationError("dataset.name", f"{dataset.name!r} is not one of {known}{did_you_mean(kind, READERS)}")
+    if not path.exists():
+        message = f"{path}: there is no such file or folder; a relative path starts at the current directory"
+        raise CalibrationError(PATH_KEY, message)
+    kind = kind or kind_of(path, text_key)
+    if kind is None:
         raise CalibrationError("dataset.name", f"{path} does not tell what it is; write one of {known}")
-    return found
+    return kind
 
 
 def _encoder(checkpoint: Checkpoint) -> Encode:
@@ -84,7 +85,12 @@ def _encoder(checkpoint: Checkpoint) -> Encode:
     tokenizer.no_truncation()  # a file may carry the length limit of a training run
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
-    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode(text: str) -> list[int]:
+        whole = text.encode("utf-8", "replace").decode()  # JSON may hold halves of characters
+        return list(tokenizer.encode(whole, add_special_tokens=False).ids)
+
+    return encode
 
 
 def _pieces(texts: Iterable[str], size: int) -> Iterator[str]:

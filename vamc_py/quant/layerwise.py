@@ -19,6 +19,7 @@ from vamc_py.frontend.models.layers import RMSNorm, RotaryEmbedding
 from vamc_py.frontend.models.qwen2 import DecoderLayer, Qwen2Attention
 from vamc_py.frontend.models.qwen3 import Qwen3Attention
 from vamc_py.frontend.weightless import build_weightless
+from vamc_py.progress import track
 from vamc_py.quant.float_weights import float_rows
 from vamc_py.quant.hidden import hidden_array
 
@@ -122,8 +123,6 @@ class LayerwiseModel:
     @torch.inference_mode()  # type: ignore[untyped-decorator, unused-ignore]
     def final_hidden(self, tokens: Tokens, folder: Path | None = None) -> npt.NDArray[np.float32]:
         """The hidden states behind the final norm, f32 [samples, length, hidden]: what lm_head multiplies."""
-        from vamc_py.progress import track
-
         hidden = self.embed(tokens, folder)
         for index in track(range(self.model.layers), "layers"):
             self.run(self.load(index), hidden, keep=True)

@@ -199,12 +199,12 @@ def _faults_of(path: Path) -> Iterator[None]:
     """What the libraries say of damaged files, in one sentence."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise _bad(path, "no such file; a relative path starts at the current directory") from error
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         raise _bad(path, f"the archive is damaged ({error}); fetch it again") from error
     except UnicodeDecodeError as error:
         raise _bad(path, f"not UTF-8 text ({error.reason})") from error
+    except RecursionError as error:
+        raise _bad(path, "JSON that is nested too deep") from error
     except csv.Error as error:
         raise _bad(path, f"not a csv file ({error})") from error
     except OSError as error:
