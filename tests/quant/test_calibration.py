@@ -12,10 +12,10 @@ from support.checkpoints import write_checkpoint
 
 from vamc_py.checkpoint import Checkpoint, open_checkpoint
 from vamc_py.config.frontend import CalibrationArguments
-from vamc_py.errors import CheckpointError
+from vamc_py.errors import CheckpointError, UserError
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.quant import calibrated as calibrated_module
-from vamc_py.quant import calibration, gptq
+from vamc_py.quant import calibration, gptq, hidden
 from vamc_py.quant.cache import default_cache
 from vamc_py.quant.calibrated import CalibratedCheckpoint
 from vamc_py.quant.calibration import calibrate
@@ -190,9 +190,19 @@ def test_nothing_half_written_stays(checkpoint: Checkpoint, tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(calibrated_module.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); make room, or set VAMC_CACHE"):
         run(checkpoint, tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_no_room_for_the_hidden_states(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hidden, "MOST_IN_MEMORY", 1000)
+    monkeypatch.setattr(hidden.os, "posix_fallocate", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        run(checkpoint, tmp_path)
 
 
 def test_a_finished_calibration_is_only_read(
@@ -249,11 +259,11 @@ def test_layers_without_planned_weights_are_passed(checkpoint: Checkpoint, tmp_p
     """A later layer's inputs are those behind the quantized layers before it, float ones included."""
     plan = {"model.layers.1.mlp.up_proj.weight": INT8}
     engine = LayerwiseModel(checkpoint, ModelConfig.from_hf(checkpoint.config))
-    hidden = engine.embed(TOKENS)
-    engine.run(engine.load(0), hidden, keep=True)
+    states = engine.embed(TOKENS)
+    engine.run(engine.load(0), states, keep=True)
     method = calibration._METHODS["gptq"]
     options = calibration.Options()
-    wanted = method(engine, engine.load(1), hidden, {"mlp.up_proj": INT8}, options, carry=False)
+    wanted = method(engine, engine.load(1), states, {"mlp.up_proj": INT8}, options, carry=False)
     found = run(checkpoint, tmp_path, plan)
     np.testing.assert_array_equal(found.read("model.layers.1.mlp.up_proj.weight"), wanted["mlp.up_proj.weight"])
 

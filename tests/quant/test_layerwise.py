@@ -72,7 +72,7 @@ def test_batches_and_a_mapped_file_change_nothing(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(layerwise, "_EMBEDDING_ROWS", 7)
     folder = tmp_path / "cache"
     folder.mkdir()
-    mapped = engine.final_hidden(TOKENS, folder)
+    mapped = engine.final_hidden(TOKENS, hidden_module.hidden_array((5, 21, model.hidden_size), folder))
     assert isinstance(mapped.base, np.memmap)
     assert list(folder.iterdir()) == []  # the file has no name
     np.testing.assert_allclose(mapped, in_memory, rtol=1e-5, atol=1e-5)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vamc_py.checkpoint import Checkpoint
+from vamc_py.errors import UserError
 from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.quant.options import Options
 from vamc_py.weights.formats import WeightFormat
@@ -27,6 +29,16 @@ def default_cache() -> Path:
         return Path(own) / "calibration"
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "vamc-py" / "calibration"
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """A fault of writing into the cache as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{folder}: cannot be written ({error.strerror or error})"
+        raise UserError(f"{what}; make room, or set VAMC_CACHE to another folder") from error
 
 
 def cache_key(

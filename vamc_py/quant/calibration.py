@@ -13,9 +13,10 @@ from vamc_py.config.frontend import CalibrationArguments
 from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.progress import track
 from vamc_py.quant import awq_layer, gptq_layer
-from vamc_py.quant.cache import cache_key
+from vamc_py.quant.cache import cache_key, writing
 from vamc_py.quant.calibrated import CalibratedCheckpoint, Overlay, layer_file, write_index, write_layer
 from vamc_py.quant.faults import CalibrationError
+from vamc_py.quant.hidden import hidden_array
 from vamc_py.quant.layerwise import LayerwiseModel, layer_prefix
 from vamc_py.quant.options import Method, Options, by_layer
 from vamc_py.weights.formats import WeightFormat
@@ -54,8 +55,9 @@ def calibrate(
     key = cache_key(checkpoint, model, tokens, plan, method, options)
     folder = cache / key[:32]
     if not all(layer_file(folder, layer).is_file() for layer in layers):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_index(folder, checkpoint, key, method, list(layers), plan)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_index(folder, checkpoint, key, method, list(layers), plan)
         _calibrate_layers(checkpoint, model, tokens, layers, method, options, folder)
     return CalibratedCheckpoint(checkpoint, folder)
 
@@ -70,7 +72,9 @@ def _calibrate_layers(
     folder: Path,
 ) -> None:
     engine = LayerwiseModel(checkpoint, model)
-    hidden = engine.embed(tokens, folder)
+    with writing(folder):
+        hidden = hidden_array((*tokens.shape, model.hidden_size), folder)
+    engine.embed(tokens, hidden)
     last = max(layers)
     for index in track(range(last + 1), f"calibration ({method}), layers", each=True):
         formats = layers.get(index, {})
@@ -78,7 +82,8 @@ def _calibrate_layers(
         if formats and not finished.is_file():
             layer = engine.load(index)
             tensors = _METHODS[method](engine, layer, hidden, formats, options, carry=index < last)
-            write_layer(folder, index, {layer_prefix(index) + name: values for name, values in tensors.items()})
+            with writing(folder):
+                write_layer(folder, index, {layer_prefix(index) + name: values for name, values in tensors.items()})
         elif index < last:
             prefix = layer_prefix(index)
             kept = {f"{prefix}{name}.weight": form for name, form in formats.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -54,17 +53,17 @@ class LayerwiseModel:
         self._layer = build_weightless(lambda: DecoderLayer(model, _ATTENTION[model.architecture]))
         self._rotary = RotaryEmbedding(model.rope, model.head_dim)
 
-    def embed(self, tokens: Tokens, folder: Path | None = None) -> npt.NDArray[np.float32]:
+    def embed(self, tokens: Tokens, hidden: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
         """Embeddings f32 [samples, length, hidden] of tokens i64 [samples, length], read by the rows that occur.
 
-        An array beyond 1 GB is mapped from a nameless file in ``folder``, which goes with it (None: the folder for
-        temporary files). CheckpointError for tokens that the embedding does not have.
+        They are put into ``hidden`` where it is given. CheckpointError for tokens that the embedding does not have.
         """
         largest, rows = int(tokens.max()), self.model.vocab_size
         if largest >= rows or int(tokens.min()) < 0:
             what = f"the tokenizer gives the token {largest}, and the embedding has {rows} rows"
             raise CheckpointError(f"{self.checkpoint.path}: {what}; use the tokenizer and the weights of one model")
-        hidden = hidden_array((*tokens.shape, self.model.hidden_size), folder)
+        if hidden is None:
+            hidden = hidden_array((*tokens.shape, self.model.hidden_size))
         for start in range(0, rows, _EMBEDDING_ROWS):
             stop = min(start + _EMBEDDING_ROWS, rows)
             here = np.nonzero((tokens >= start) & (tokens < stop))
@@ -121,9 +120,12 @@ class LayerwiseModel:
                     batch[:] = x.numpy()
 
     @torch.inference_mode()  # type: ignore[untyped-decorator, unused-ignore]
-    def final_hidden(self, tokens: Tokens, folder: Path | None = None) -> npt.NDArray[np.float32]:
-        """The hidden states behind the final norm, f32 [samples, length, hidden]: what lm_head multiplies."""
-        hidden = self.embed(tokens, folder)
+    def final_hidden(self, tokens: Tokens, hidden: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+        """The hidden states behind the final norm, f32 [samples, length, hidden]: what lm_head multiplies.
+
+        They are put into ``hidden`` where it is given; else see ``hidden_array``.
+        """
+        hidden = self.embed(tokens, hidden)
         for index in track(range(self.model.layers), "layers"):
             self.run(self.load(index), hidden, keep=True)
         norm = RMSNorm(self.model.hidden_size, self.model.rms_norm_eps)
