@@ -15,6 +15,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from support.checkpoints import write_checkpoint
 
 from vamc_py.checkpoint import Checkpoint, open_checkpoint
@@ -326,6 +327,12 @@ def test_settings_that_are_missing_or_wrong(checkpoint: Checkpoint) -> None:
     assert "did you mean alpaca?" in refused(checkpoint, name="alpacca", path="a")
     with pytest.raises(CalibrationError, match=r"^dataset: missing"):
         calibration_tokens(checkpoint, None)
+
+
+@pytest.mark.parametrize("settings", [{"seed": -1}, {"text_key": ""}, {"nsamples": 0}, {"seqlen": 0}])
+def test_values_that_make_no_sense(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Dataset(**settings)
 
 
 def test_a_fault_has_its_place_in_the_yaml(checkpoint: Checkpoint, tmp_path: Path) -> None:

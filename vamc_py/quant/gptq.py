@@ -41,7 +41,7 @@ def invert(hessian: torch.Tensor, damp_percent: float, *, desc_act: bool) -> Inv
     diagonal = hessian.diagonal()
     mean = float(diagonal.mean())
     if not np.isfinite(mean):
-        raise HessianError("the inputs are not finite")
+        raise HessianError("the Hessian is not finite")
     mean = mean or 1.0  # no input at all: nothing to make up for
     order = torch.argsort(diagonal, descending=True, stable=True) if desc_act else None
     diagonal[diagonal == 0] = mean

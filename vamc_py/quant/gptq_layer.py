@@ -83,5 +83,5 @@ def _inverse(name: str, statistics: InputStatistics, options: Options) -> gptq.I
     try:
         return gptq.invert(statistics.hessian(), options.damp_percent, desc_act=options.desc_act)
     except gptq.HessianError as error:
-        message = f"{options.damp_percent} is too little for the inputs of {name}: {error}; set a larger share"
+        message = f"with {options.damp_percent} GPTQ fails at the inputs of {name}: {error}; set a larger share"
         raise CalibrationError(f"{ARGUMENTS_KEY}.damp_percent", message) from error
