@@ -67,7 +67,7 @@ def test_batches_and_a_mapped_file_change_nothing(tmp_path: Path, monkeypatch: p
     checkpoint, model = opened(tmp_path, **MODELS["qwen3"])
     engine = LayerwiseModel(checkpoint, model)
     in_memory = engine.final_hidden(TOKENS)
-    monkeypatch.setattr(layerwise, "_BATCH_BYTES", 2 * 4 * 21 * 6 * 21)  # two samples
+    monkeypatch.setattr(layerwise, "BATCH_BYTES", 2 * 4 * 21 * 6 * 21)  # two samples
     monkeypatch.setattr(hidden_module, "MOST_IN_MEMORY", 1000)
     monkeypatch.setattr(layerwise, "_EMBEDDING_ROWS", 7)
     folder = tmp_path / "cache"

@@ -29,7 +29,7 @@ Watch = Mapping[str, Callable[[torch.Tensor], None]]
 
 _EMBEDDING, _NORM = "model.embed_tokens.weight", "model.norm.weight"
 _ATTENTION: dict[str, type[Qwen2Attention]] = {"qwen2": Qwen2Attention, "qwen3": Qwen3Attention}
-_BATCH_BYTES = 1 << 26  # of the largest activation of a batch of samples
+BATCH_BYTES = 1 << 26  # of the largest activation of a batch of samples
 _EMBEDDING_ROWS = 4096  # read at a time
 _LARGEST_SQUARES = 1e30  # of a batch, summed; float32 ends at 3e38
 
@@ -157,7 +157,7 @@ class LayerwiseModel:
         """A few samples at a time, as views."""
         length = hidden.shape[1]
         widest = max(self.model.heads * length, self.model.intermediate_size, self.model.hidden_size)
-        size = max(1, _BATCH_BYTES // (4 * length * widest))
+        size = max(1, BATCH_BYTES // (4 * length * widest))
         for start in range(0, len(hidden), size):
             yield hidden[start : start + size]
 
