@@ -42,6 +42,11 @@ def statistics_of(inputs: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     return statistics.hessian(), statistics.mean_magnitude()
 
 
+def scales_of(weights: list[torch.Tensor], inputs: np.ndarray, form: WeightFormat = FORM) -> torch.Tensor | None:
+    hessian, magnitude = statistics_of(inputs)
+    return awq.channel_scales([(weight, form, hessian) for weight in weights], magnitude)
+
+
 def squares(weight: np.ndarray, inputs: np.ndarray) -> float:
     """Twice the mean over the inputs of the sum of squared outputs."""
     return float(2 * ((inputs.astype(np.float64) @ weight.T) ** 2).sum() / len(inputs))
@@ -60,7 +65,7 @@ def test_scales_are_the_best_of_the_search(form: WeightFormat) -> None:
         scales = magnitude ** np.float32(step / 20)
         tried.append(scales / np.sqrt(scales.max() * scales.min()))
     errors = [scaled_error(weight, inputs, form, scales) for scales in tried]
-    found = awq.channel_scales([(torch.from_numpy(weight), form)], *statistics_of(inputs))
+    found = scales_of([torch.from_numpy(weight)], inputs, form)
     assert found is not None
     np.testing.assert_allclose(found.numpy(), tried[int(np.argmin(errors))], rtol=1e-5)
     assert min(errors) < 0.8 * errors[0]  # rounding to nearest
@@ -68,22 +73,21 @@ def test_scales_are_the_best_of_the_search(form: WeightFormat) -> None:
 
 def test_two_weights_share_the_scales_that_suit_both() -> None:
     weight, inputs = outlier_layer()
-    pair = [(torch.from_numpy(weight[:4]), FORM), (torch.from_numpy(weight[4:]), FORM)]
-    both = awq.channel_scales(pair, *statistics_of(inputs))
-    whole = awq.channel_scales([(torch.from_numpy(weight), FORM)], *statistics_of(inputs))
+    both = scales_of([torch.from_numpy(weight[:4]), torch.from_numpy(weight[4:])], inputs)
+    whole = scales_of([torch.from_numpy(weight)], inputs)
     assert both is not None
     np.testing.assert_array_equal(both, whole)
 
 
 def test_alike_channels_are_left_alone() -> None:
     weight, _ = outlier_layer()
-    assert awq.channel_scales([(torch.from_numpy(weight), FORM)], torch.eye(80), torch.ones(80)) is None
+    assert awq.channel_scales([(torch.from_numpy(weight), FORM, torch.eye(80))], torch.ones(80)) is None
 
 
 def test_a_channel_without_input_gives_finite_scales() -> None:
     weight, inputs = outlier_layer()
     inputs[:, 5] = 0
-    found = awq.channel_scales([(torch.from_numpy(weight), FORM)], *statistics_of(inputs))
+    found = scales_of([torch.from_numpy(weight)], inputs)
     assert found is not None
     assert torch.isfinite(found).all()
     assert (found > 0).all()
@@ -145,7 +149,8 @@ def test_folded_scales_change_no_output(tmp_path: Path, name: str) -> None:
     for maker, names in zip(awq_layer._MAKERS, INPUTS, strict=True):
         if maker != "self_attn.v_proj" or name == "each head has its own":
             seen = statistics[names[0]]
-            shared = awq_layer._Input(maker, names, seen.hessian(), seen.mean_magnitude())
+            magnitude, hessian = seen.mean_magnitude(), seen.hessian()
+            shared = awq_layer._Input(maker, names, dict.fromkeys(names, hessian), magnitude)
             changed |= awq_layer.scale_input(layer, shared, dict.fromkeys(LINEARS, FORM))
     assert {"input_layernorm.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"} <= changed
     assert ("self_attn.v_proj.bias" in changed) == (name == "each head has its own")

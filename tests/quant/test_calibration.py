@@ -329,7 +329,7 @@ def test_a_hessian_without_a_factor_is_said(
         raise gptq.HessianError("the Hessian is not positive definite")
 
     monkeypatch.setattr(gptq, "_factor", fails)
-    with pytest.raises(CalibrationError, match=r"damp_percent: with 0\.01 GPTQ fails at the inputs of mlp\.gate_proj"):
+    with pytest.raises(CalibrationError, match=r"damp_percent: with 0\.01 GPTQ fails at the inputs of mlp\.up_proj"):
         run(checkpoint, tmp_path, {"model.layers.0.mlp.up_proj.weight": INT8})
     assert list(tmp_path.glob("*/layer-*")) == []
 

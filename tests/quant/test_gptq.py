@@ -190,3 +190,36 @@ def test_statistics_are_those_of_all_inputs() -> None:
         statistics.add(torch.from_numpy(part))
     np.testing.assert_allclose(statistics.mean_magnitude().numpy(), np.abs(inputs).mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(statistics.hessian().numpy(), 2 * inputs.T @ inputs / 50, rtol=1e-4, atol=1e-4)
+
+
+def attended(samples: int = 4, tokens: int = 40, columns: int = 48) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Inputs of v_proj, weights of three heads of which most look at the first token, and what the heads sum up."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(samples, tokens, columns, generator=generator)
+    x[:, 0] = torch.randn(columns, generator=generator) + 0.01 * x[:, 0]  # the same direction in every sample
+    scores = torch.randn(samples, 3, tokens, tokens, generator=generator)
+    scores[..., 0] += 6
+    weights = torch.softmax(scores.masked_fill(torch.ones(tokens, tokens).triu(1) > 0, float("-inf")), dim=-1)
+    return x, weights, (weights @ x[:, None]).reshape(-1, columns).numpy()
+
+
+def test_attended_inputs_count_as_what_heads_sum_up() -> None:
+    x, weights, sums = attended()
+    statistics = InputStatistics(x.shape[-1])
+    for part in (slice(0, 1), slice(1, 4)):
+        statistics.add_attended(x[part], weights[part])
+    np.testing.assert_allclose(statistics.hessian().numpy(), 2 * sums.T @ sums / len(sums), rtol=1e-3, atol=1e-4)
+
+
+def test_behind_attention_the_error_is_less_where_all_look_at_one_token() -> None:
+    x, weights, sums = attended()
+    weight = layer(20, x.shape[-1])[0]
+    form = WeightFormat("int4", 32)
+    plain_statistics, attended_statistics = InputStatistics(x.shape[-1]), InputStatistics(x.shape[-1])
+    plain_statistics.add(x.reshape(-1, x.shape[-1]))
+    attended_statistics.add_attended(x, weights)
+    errors = []
+    for statistics in (plain_statistics, attended_statistics):
+        inverse = invert(statistics.hessian(), DAMP, desc_act=False)
+        errors.append(output_error(weight, quantize(torch.from_numpy(weight), inverse, form).floats(), sums))
+    assert errors[1] < 0.5 * errors[0]

@@ -131,6 +131,25 @@ def test_watching_gives_every_token_s_input_and_changes_nothing(tmp_path: Path) 
     assert (hidden != before).any()
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_attention_s_weights_are_those_that_the_layer_uses(tmp_path: Path, name: str) -> None:
+    checkpoint, model = opened(tmp_path, **MODELS[name])
+    engine = LayerwiseModel(checkpoint, model)
+    layer, hidden = engine.load(1), engine.embed(TOKENS)
+    attended: list[torch.Tensor] = []
+
+    def give(x: torch.Tensor, weights: torch.Tensor) -> None:
+        assert weights.shape == (len(x), model.heads, 21, 21)
+        v = layer.self_attn.split(layer.self_attn.v_proj(x)).transpose(1, 2)
+        v = v.repeat_interleave(model.heads // model.kv_heads, dim=1)
+        attended.append((weights @ v).transpose(1, 2).reshape(len(x) * 21, -1))
+
+    engine.attend(layer, hidden, give)
+    used: list[torch.Tensor] = []
+    engine.run(layer, hidden, ["attention"], watch={"self_attn.o_proj": used.append}, keep=False)
+    np.testing.assert_allclose(torch.cat(attended).numpy(), torch.cat(used).numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_one_layer_s_weights_are_in_memory(tmp_path: Path) -> None:
     checkpoint, model = opened(tmp_path, **MODELS["llama"])
     engine = LayerwiseModel(checkpoint, model)

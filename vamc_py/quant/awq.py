@@ -25,19 +25,19 @@ _LEAST_SCALE = 1e-4
 
 
 def channel_scales(
-    weights: Sequence[tuple[torch.Tensor, WeightFormat]], hessian: torch.Tensor, magnitude: torch.Tensor
+    weights: Sequence[tuple[torch.Tensor, WeightFormat, torch.Tensor]], magnitude: torch.Tensor
 ) -> torch.Tensor | None:
     """The factors f32 [K] for the input channels of weights f32 [N, K] that read one input; None: leave them.
 
     The weights are to be multiplied by them, and what makes the input divided. Among magnitude^exponent, brought around
-    1, those whose rounded weights (to nearest) give the least squared error of the outputs. ``hessian`` f32 [K, K] and
-    ``magnitude`` f32 [K], the mean of |x|, are those of the input.
+    1, those whose rounded weights (to nearest) give the least squared error of the outputs. With each weight stands
+    the Hessian f32 [K, K] that measures its errors; ``magnitude`` f32 [K] is the mean of |x| of the input.
     """
     best, least = None, float("inf")
     for step in range(EXPONENTS):
         scales = magnitude.pow(step / EXPONENTS).clamp_(min=_LEAST_SCALE)
         scales /= (scales.max() * scales.min()).sqrt()
-        error = sum(_scaled_error(weight, form, scales, hessian) for weight, form in weights)
+        error = sum(_scaled_error(weight, form, scales, hessian) for weight, form, hessian in weights)
         if error < least:
             best, least = (scales if step else None), error
     return best

@@ -13,7 +13,7 @@ from torch import nn
 from vamc_py.frontend.models.qwen2 import DecoderLayer
 from vamc_py.quant import awq
 from vamc_py.quant.layerwise import LayerwiseModel, set_weight
-from vamc_py.quant.options import INPUTS, Formats, Options
+from vamc_py.quant.options import INPUTS, VALUES, Formats, Options
 from vamc_py.quant.rounded import round_to_nearest
 from vamc_py.quant.statistics import InputStatistics
 
@@ -31,8 +31,8 @@ class _Input:
 
     maker: str
     names: Sequence[str]
-    hessian: torch.Tensor
-    magnitude: torch.Tensor
+    hessians: dict[str, torch.Tensor]  # by linear layer; what measures its errors
+    magnitude: torch.Tensor  # f32 [K], the mean of |x|
 
 
 def quantize_layer(
@@ -51,18 +51,22 @@ def quantize_layer(
     """
     statistics = {names[0]: InputStatistics(layer.get_submodule(names[0]).in_features) for names in INPUTS}
     engine.run(layer, hidden, watch={name: each.add for name, each in statistics.items()}, keep=False)
+    values = InputStatistics(layer.get_submodule(VALUES).in_features)
+    engine.attend(layer, hidden, values.add_attended)
     changed: set[str] = set()
     inputs = []
     for maker, names in zip(_MAKERS, INPUTS, strict=True):
         seen = statistics.pop(names[0])
-        inputs.append(_Input(maker, names, seen.hessian(), seen.mean_magnitude()))
+        magnitude, hessian = seen.mean_magnitude(), seen.hessian()
+        hessians = {name: values.hessian() if name == VALUES else hessian for name in names}
+        inputs.append(_Input(maker, names, hessians, magnitude))
         if maker != "self_attn.v_proj" or engine.model.heads == engine.model.kv_heads:
             changed |= scale_input(layer, inputs[-1], formats)
     made: dict[str, Array] = {}
     for each in inputs:
         for name in each.names:
             if name in formats:
-                made |= _round(layer, name, each.hessian, formats)
+                made |= _round(layer, name, each.hessians[name], formats)
     for name in sorted(changed):
         if name.removesuffix(".weight") not in formats:
             made[name] = layer.get_parameter(name).detach().numpy().copy()
@@ -76,8 +80,9 @@ def scale_input(layer: DecoderLayer, shared: _Input, formats: Formats) -> set[st
 
     The layer computes what it did, but for rounding in float32.
     """
-    weights = [(_weight(layer, name), formats[name]) for name in shared.names if name in formats]
-    scales = awq.channel_scales(weights, shared.hessian, shared.magnitude) if weights else None
+    planned = [name for name in shared.names if name in formats]
+    weights = [(_weight(layer, name), formats[name], shared.hessians[name]) for name in planned]
+    scales = awq.channel_scales(weights, shared.magnitude) if weights else None
     if scales is None:
         return set()
     maker: nn.Module = layer.get_submodule(shared.maker)
@@ -87,7 +92,8 @@ def scale_input(layer: DecoderLayer, shared: _Input, formats: Formats) -> set[st
         set_weight(maker, name, values / (scales if values.ndim == 1 else scales[:, None]))
     for name in shared.names:
         set_weight(layer, f"{name}.weight", _weight(layer, name) * scales)
-    shared.hessian.div_(scales).div_(scales[:, None])
+    for hessian in {id(each): each for each in shared.hessians.values()}.values():  # most are shared
+        hessian.div_(scales).div_(scales[:, None])
     shared.magnitude.div_(scales)
     return changed | {f"{name}.weight" for name in shared.names}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from torch import nn
 from vamc_py.checkpoint import Checkpoint
 from vamc_py.errors import CheckpointError
 from vamc_py.frontend.model_config import ModelConfig
-from vamc_py.frontend.models.layers import RMSNorm, RotaryEmbedding
+from vamc_py.frontend.models.layers import RMSNorm, RotaryEmbedding, repeat_kv, rotate
 from vamc_py.frontend.models.qwen2 import DecoderLayer, Qwen2Attention
 from vamc_py.frontend.models.qwen3 import Qwen3Attention
 from vamc_py.frontend.weightless import build_weightless
@@ -24,6 +24,7 @@ from vamc_py.quant.hidden import hidden_array
 
 Half = Literal["attention", "mlp"]
 BOTH: tuple[Half, Half] = ("attention", "mlp")
+Rotation = tuple[torch.Tensor, torch.Tensor]
 Tokens = npt.NDArray[np.int64]
 Watch = Mapping[str, Callable[[torch.Tensor], None]]
 
@@ -103,9 +104,7 @@ class LayerwiseModel:
 
         CheckpointError for inputs of watched layers that are no numbers, or whose squares float32 cannot sum.
         """
-        length = hidden.shape[1]
-        mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
-        rotation = self._rotary(torch.arange(length)[None])
+        mask, rotation = self._positions(hidden.shape[1])
         checked = {name: self._checked(name, give) for name, give in (watch or {}).items()}
         with _watched(layer, checked, stop=not keep) as seen:
             for batch in self._batches(hidden):
@@ -118,6 +117,19 @@ class LayerwiseModel:
                     continue
                 if keep:
                     batch[:] = x.numpy()
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator, unused-ignore]
+    def attend(
+        self,
+        layer: DecoderLayer,
+        hidden: npt.NDArray[np.float32],
+        give: Callable[[torch.Tensor, torch.Tensor], None],
+    ) -> None:
+        """Gives v_proj's inputs f32 [samples, n, K] and attention's weights f32 [samples, heads, n, n], by batches."""
+        mask, rotation = self._positions(hidden.shape[1])
+        for batch in self._batches(hidden):
+            x = layer.input_layernorm(torch.from_numpy(np.array(batch)))
+            give(x, _attention_weights(layer.self_attn, x, mask, rotation))
 
     @torch.inference_mode()  # type: ignore[untyped-decorator, unused-ignore]
     def final_hidden(self, tokens: Tokens, hidden: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
@@ -146,12 +158,17 @@ class LayerwiseModel:
         return give_checked
 
     def _half(
-        self, layer: DecoderLayer, half: Half, x: torch.Tensor, mask: torch.Tensor, rotation: Any
+        self, layer: DecoderLayer, half: Half, x: torch.Tensor, mask: torch.Tensor, rotation: Rotation
     ) -> torch.Tensor:
         if half == "mlp":
             return x + layer.mlp(layer.post_attention_layernorm(x))
         empty = torch.zeros(len(x), self.model.kv_heads, 0, self.model.head_dim)
         return x + layer.self_attn(layer.input_layernorm(x), mask, rotation, (empty, empty))[0]
+
+    def _positions(self, length: int) -> tuple[torch.Tensor, Rotation]:
+        """The causal mask [1, 1, length, length], added to the scores, and the rotation of each position."""
+        mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
+        return mask, self._rotary(torch.arange(length)[None])
 
     def _batches(self, hidden: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
         """A few samples at a time, as views."""
@@ -160,6 +177,15 @@ class LayerwiseModel:
         size = max(1, BATCH_BYTES // (4 * length * widest))
         for start in range(0, len(hidden), size):
             yield hidden[start : start + size]
+
+
+def _attention_weights(
+    attention: Qwen2Attention, x: torch.Tensor, mask: torch.Tensor, rotation: Rotation
+) -> torch.Tensor:
+    """How much each token of x [samples, n, K] looks at each other one, f32 [samples, heads, n, n]."""
+    q, k, _ = attention.project(x)
+    q, k = rotate(q, *rotation), repeat_kv(rotate(k, *rotation), attention.groups)
+    return torch.softmax(torch.matmul(q, k.transpose(2, 3)) * q.shape[-1] ** -0.5 + mask, dim=-1)
 
 
 def set_weight(module: nn.Module, name: str, values: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.quant import hidden
 from vamc_py.quant.layerwise import BATCH_BYTES, layer_prefix
-from vamc_py.quant.options import INPUTS, Formats, Method, Options
+from vamc_py.quant.options import HESSIANS, Formats, Method, Options
 
 _BASE = 200 << 20  # Python, torch and the tokenizer
 _BATCH_COPIES = 6  # activations of a batch that are alive at once
@@ -35,11 +35,11 @@ def calibration_needs(
         if name.startswith(layer_prefix(0))
     }
     layer = 4 * sum(math.prod(shape) for shape in shapes.values())
-    columns = [shapes[f"{names[0]}.weight"][1] for names in INPUTS]
+    columns = [shapes[f"{names[0]}.weight"][1] for names in HESSIANS]
     together = method == "awq" or not options.true_sequential
     statistics = 4 * sum(k * k for k in columns) if together else 0
     work = 0
-    for k, names in zip(columns, INPUTS, strict=True):
+    for k, names in zip(columns, HESSIANS, strict=True):
         widest = max(shapes[f"{name}.weight"][0] for name in names)
         matrix = 4 * k * k
         work = max(work, 2 * matrix, (0 if method == "awq" else matrix) + _WEIGHT_BYTES[method] * widest * k)

@@ -24,6 +24,9 @@ INPUTS = (
     ("mlp.gate_proj", "mlp.up_proj"),
     ("mlp.down_proj",),
 )
+VALUES = "self_attn.v_proj"
+# Those whose errors are measured alike, in the order in which they are quantized.
+HESSIANS = (("self_attn.q_proj", "self_attn.k_proj"), (VALUES,), *INPUTS[1:])
 _WEIGHT = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
 _LINEARS = {name for names in INPUTS for name in names}
 
