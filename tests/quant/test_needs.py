@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from support.checkpoints import model_config, write_checkpoint
 
 from vamc_py.checkpoint import open_checkpoint
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
 from vamc_py.quant import calibrate
 from vamc_py.quant.needs import calibration_needs
-from vamc_py.quant.options import Options
+from vamc_py.quant.options import Method, Options
 from vamc_py.weights.formats import WeightFormat
 
 SHAPE = {"hidden": 4096, "intermediate": 12288, "heads": 32, "kv_heads": 8, "head_dim": 128, "vocab": 151936}
@@ -35,6 +36,17 @@ def test_disk_is_that_of_the_files_and_mapped_states(tmp_path: Path) -> None:
     assert disk <= found <= disk + 2 * 4096  # headers
     large = calibration_needs(EIGHT_BILLION, 256, 512, plan_of(EIGHT_BILLION, WeightFormat("int8")), "gptq", Options())
     assert large.disk > 36 * 190 * 10**6 + 256 * 512 * 4096 * 4
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "measured"),
+    [("gptq", Options(), 2384), ("gptq", Options(true_sequential=False), 2499), ("awq", Options(), 2541)],
+)
+def test_memory_is_near_what_was_measured(method: Method, options: Options, measured: int) -> None:
+    """The largest sum of anonymous and shared memory over a layer of this shape, with mapped hidden states, in MB."""
+    plan = plan_of(EIGHT_BILLION, WeightFormat("int4", 128))
+    found = calibration_needs(EIGHT_BILLION, 128, 512, plan, method, options).memory
+    assert measured * MB < found < 4 / 3 * measured * MB
 
 
 def test_more_takes_more() -> None:

@@ -16,13 +16,17 @@ from vamc_py.quant.calibrated import CalibratedCheckpoint
 from vamc_py.quant.calibration import calibrate
 from vamc_py.quant.dataset import calibration_tokens
 from vamc_py.quant.faults import CalibrationError, with_places
-from vamc_py.quant.options import Method
+from vamc_py.quant.needs import Needs, calibration_needs
+from vamc_py.quant.options import Method, Options
 
 __all__ = [
     "CalibratedCheckpoint",
     "CalibrationError",
     "Method",
+    "Needs",
+    "Options",
     "calibrate",
+    "calibration_needs",
     "calibration_tokens",
     "default_cache",
     "with_places",
