@@ -71,3 +71,23 @@ def test_terminal_display_ends_when_a_loop_is_left_early(monkeypatch: pytest.Mon
     assert next(loop) == 0
     loop.close()  # type: ignore[attr-defined]
     assert progress._display is None
+
+
+def test_loop_of_few_long_items_logs_each_with_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0, 30, 60, 8000])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    list(progress.track("abc", "Layers", each=True))
+    assert capsys.readouterr().err.splitlines() == [
+        "Layers: 1 of 3, about 60 s left",
+        "Layers: 2 of 3, about 30 s left",
+        "Layers: 3 of 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (121, "2 min"), (3600, "60 min"), (7500, "2 h 5 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert progress._duration(seconds) == text

@@ -53,24 +53,25 @@ def stage(name: str) -> Iterator[None]:
         times[name] = seconds
 
 
-def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+def track(items: Iterable[Item], description: str, total: int | None = None, *, each: bool = False) -> Iterator[Item]:
     """Yield ``items`` while showing how many are done, of ``total`` (default: their length where they have one).
 
-    A log gets a line only for a loop that lasts longer than LOG_INTERVAL.
+    A log gets a line only for a loop that lasts longer than LOG_INTERVAL; with ``each``, for a few items that may take
+    minutes, it gets one for every item, with the time left.
     """
     if total is None and isinstance(items, Collection):
         total = len(items)
-    with _shown(description, total) as advance:
+    with _shown(description, total, each=each) as advance:
         for item in items:
             yield item
             advance()
 
 
 @contextmanager
-def _shown(name: str, total: int | None) -> Iterator[Callable[[], None]]:
+def _shown(name: str, total: int | None, *, each: bool = False) -> Iterator[Callable[[], None]]:
     """Show one task, nested in those that are already shown; the value counts one item as done."""
     if not sys.stderr.isatty():
-        yield _log_counter(name, total)
+        yield _log_counter(name, total, 0.0 if each else LOG_INTERVAL, time_left=each)
         return
     with _live_display() as display:
         task = display.add_task(name, total=total)
@@ -80,19 +81,30 @@ def _shown(name: str, total: int | None) -> Iterator[Callable[[], None]]:
             display.remove_task(task)
 
 
-def _log_counter(name: str, total: int | None) -> Callable[[], None]:
+def _log_counter(name: str, total: int | None, interval: float, *, time_left: bool) -> Callable[[], None]:
     done = 0
-    last_line = time.monotonic()
+    started = last_line = time.monotonic()
 
     def advance() -> None:
         nonlocal done, last_line
         done += 1
         now = time.monotonic()
-        if now - last_line >= LOG_INTERVAL:
+        if now - last_line >= interval:
             last_line = now
-            _say(f"{name}: {done}" if total is None else f"{name}: {done} of {total}")
+            line = f"{name}: {done}" if total is None else f"{name}: {done} of {total}"
+            if time_left and total is not None and done < total:
+                line += f", about {_duration((now - started) / done * (total - done))} left"
+            _say(line)
 
     return advance
+
+
+def _duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 5 min``."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 _display: Progress | None = None  # the one live display of the process, while any task is shown
@@ -105,10 +117,19 @@ def _live_display() -> Iterator[Progress]:
         yield _display
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     text = TextColumn("{task.description}", markup=False)
-    columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), *times)
     with Progress(*columns, console=Console(stderr=True), transient=True) as _display:
         try:
             yield _display

@@ -44,3 +44,7 @@ def test_base_install_is_enough(package: str) -> None:
 @pytest.mark.parametrize("package", LIGHT_PACKAGES)
 def test_no_compiler_is_loaded(package: str) -> None:
     assert loaded_packages(package, absent=()) & {*EXTRAS, "tvm"} == set()
+
+
+def test_calibration_needs_torch_alone() -> None:
+    assert "torch" in loaded_packages("quant", absent=("tvm", "transformers", "huggingface_hub"))

@@ -43,10 +43,28 @@ class Dataset(Section):
     type: Literal["huggingface", "tvm"] | None = Field(
         default=None, description="`huggingface`: text for a language model; `tvm`: image or array files."
     )
-    name: str | None = Field(default=None, description="`alpaca` (seqlen 512), `c4` (1024) or `ceval` (128).")
-    path: str | None = Field(default=None, description="File or folder; relative to the current directory.")
-    nsamples: _Count | None = Field(default=None, description="Number of samples.")
-    seqlen: _Count | None = Field(default=None, description="Tokens of one sample.")
+    name: str | None = Field(
+        default=None,
+        description="What the file holds, in capitals or not: `alpaca` (a JSON list with instruction, input, output), "
+        "`c4` (JSON lines, also gzipped), `ceval` (the zip of csv files; its val split is left for the evaluation), "
+        "`sharegpt` (a JSON list with conversations), `text` (plain text), `jsonl` (JSON lines with `text_key`). "
+        "When absent, the file's ending and first record tell.",
+    )
+    path: str | None = Field(
+        default=None, description="File, or folder with such files; relative to the current directory."
+    )
+    nsamples: _Count | None = Field(default=None, description="Number of samples; null is 128.")
+    seqlen: _Count | None = Field(
+        default=None,
+        description="Tokens of one sample; null is 1024 for `c4`, 128 for `ceval` and 512 for the others. Texts that "
+        "are longer give a random window, shorter ones are put together.",
+    )
+    seed: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Of the random choice of texts and windows; null is 0. The same seed gives the same."
+    )
+    text_key: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="The key under which records of `jsonl` and `c4` have their text; null is `text`."
+    )
     sampler: Sampler | None = Field(default=None, description="Which image files.", json_schema_extra=on())
     process_ops: tuple[ProcessOp, ...] | None = Field(
         default=None, description="Image preprocessing.", json_schema_extra=on()

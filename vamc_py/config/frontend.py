@@ -104,16 +104,34 @@ class ModelKwargs(Section):
 
 
 class CalibrationArguments(Section):
-    """Settings of GPTQ; each default is GPTQ's own."""
+    """Settings of GPTQ; each default is GPTQ's own. AWQ heeds `wbits` and `onegroup` alone."""
 
-    true_sequential: bool | None = Field(default=None, description="Quantize the layers inside a block one by one.")
-    wbits: Annotated[int, Field(ge=2, le=8)] | None = Field(default=None, description="Bits of a weight.")
-    damp_percent: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="Share of the mean diagonal added to the Hessian before it is inverted."
+    true_sequential: bool | None = Field(
+        default=None,
+        description="Quantize the linear layers of a decoder layer one after the other, each with the inputs that the "
+        "quantized ones before it give. false: all with the inputs in the float layer, seen in one pass. null is true.",
     )
-    blocksize: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Columns quantized at a time.")
-    desc_act: bool | None = Field(default=None, description="Quantize the columns in order of falling activation.")
-    onegroup: bool | None = Field(default=None, description="One scale for each output row, no groups of columns.")
+    wbits: Annotated[int, Field(ge=2, le=8)] | None = Field(
+        default=None, description="Bits of a weight. `type` says them, so this can only agree; null is best."
+    )
+    damp_percent: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Share of the mean diagonal added to the Hessian before it is inverted; null is 0.01.",
+    )
+    blocksize: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Columns whose updates are summed before the columns behind get them; changes the time, not the "
+        "result. null is 128.",
+    )
+    desc_act: bool | None = Field(
+        default=None,
+        description="Quantize the columns in order of falling activation. Each column keeps the scale of its place, "
+        "taken from the weight as it was. null is false.",
+    )
+    onegroup: bool | None = Field(
+        default=None,
+        description="One scale for each output row, no groups of columns. `type` says this, so it can only agree.",
+    )
 
 
 class Rule(Section):
