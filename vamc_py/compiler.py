@@ -27,7 +27,7 @@ from vamc_py.artifact.write import ArtifactWriter, built_with
 from vamc_py.checkpoint import AdaptedCheckpoint, Checkpoint, check_tensors, open_checkpoint
 from vamc_py.config import Config, LoadedConfig, check_activation, check_compilable, check_stored, check_wide
 from vamc_py.errors import ConfigError
-from vamc_py.frontend.model_config import ModelConfig, expected_tensors
+from vamc_py.frontend.model_config import ModelConfig, expected_matrices, expected_tensors
 from vamc_py.inspect.dump_writer import DumpWriter
 from vamc_py.inspect.watch import Inspection
 from vamc_py.pipeline.base import Context
@@ -45,6 +45,7 @@ from vamc_py.pipeline.runner import Observer, Planned, run_passes
 from vamc_py.progress import stage, stage_times, track
 from vamc_py.target.description import TargetDescription, target_for
 from vamc_py.target.used_features import used_features
+from vamc_py.weights.calibration_plan import calibration_method, calibration_plan
 from vamc_py.weights.execute import Expected, write_parameters
 from vamc_py.weights.source import PlanSource
 
@@ -114,7 +115,7 @@ def _build(
         if config.workspace.enable_ir is not False:
             dumps.append(DumpWriter(writer.directory(IR_DIR), loaded, text=False))
         program = trace_model(config, checkpoint, model)
-        context = context_of(config, target, checkpoint)
+        context = context_of(config, target, checkpoint, model)
         with FaultKeeper(context, writer.path(IR_DIR), config.artifact_dir.with_name(f"{config.name}.fault")) as keeper:
             with stage("passes"):
                 lowered = lower(program, pipeline, context, (*dumps, *inspection.printers(pipeline), keeper))
@@ -124,6 +125,7 @@ def _build(
 
                 target = target.using(used_features(lowered.program.module, target))
                 export_module(build_module(lowered.program, target), writer.path(MODULE_FILE), link)
+        checkpoint = with_calibration(loaded, checkpoint, model)
         with stage("weights"):
             parameters, digest = _write_weights(lowered, checkpoint, writer.path(PARAMETERS_FILE))
         writer.know_digest(PARAMETERS_FILE, digest)
@@ -140,7 +142,7 @@ def show_passes(loaded: LoadedConfig, inspection: Inspection) -> Program:
         checkpoint, model = _open(loaded)
         program = trace_model(loaded.config, checkpoint, model)
         dumps = inspection.dumps(loaded)
-        context = context_of(loaded.config, target, checkpoint)
+        context = context_of(loaded.config, target, checkpoint, model)
         with stage("passes"), FaultKeeper(context) as keeper:
             observers = (*dumps, *inspection.printers(pipeline), keeper)
             program = run_passes(program, pipeline, context, observers, until=inspection.last(pipeline))
@@ -194,8 +196,7 @@ def open_model(config: Config) -> tuple[Checkpoint, ModelConfig]:
 def check_model(loaded: LoadedConfig, model: ModelConfig) -> None:
     """ConfigError when a sequence could grow beyond the positions that the model's rotary embedding is meant for, or
     where the configuration speaks of weights that the model does not have."""
-    tensors = expected_tensors(model)
-    check_wide(loaded, [name for name in tensors if len(tensors[name]) == 2], tied=model.tied_embedding)
+    check_wide(loaded, expected_matrices(model), tied=model.tied_embedding)
     context = loaded.config.context_length
     if context > model.max_positions:
         raise ConfigError(
@@ -247,9 +248,19 @@ class Lowered:
     program: Program
 
 
-def context_of(config: Config, target: TargetDescription, checkpoint: Checkpoint) -> Context:
+def context_of(config: Config, target: TargetDescription, checkpoint: Checkpoint, model: ModelConfig) -> Context:
     """What the passes may ask about this compilation."""
-    return Context(target, config.prefill_length, config.context_length, checkpoint.quantized)
+    formats = {**checkpoint.quantized, **calibration_plan(config, expected_matrices(model))}
+    return Context(target, config.prefill_length, config.context_length, formats)
+
+
+def with_calibration(loaded: LoadedConfig, checkpoint: Checkpoint, model: ModelConfig) -> Checkpoint:
+    """The checkpoint with the weights that are to be calibrated; torch is only imported for those."""
+    if calibration_method(loaded.config) is None:
+        return checkpoint
+    from vamc_py.quant.stage import calibrated
+
+    return calibrated(loaded, checkpoint, model)
 
 
 def lower(

@@ -52,7 +52,9 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
         source, model = compiler.open_model(config)
         program = compiler.trace_model(config, source, model)
         lowered[model] = compiler.lower(
-            program, compiler.resolve_pipeline(loaded), compiler.context_of(config, compiler.target_of(loaded), source)
+            program,
+            compiler.resolve_pipeline(loaded),
+            compiler.context_of(config, compiler.target_of(loaded), source, model),
         )
     return Clean(folder, lowered)
 

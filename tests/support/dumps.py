@@ -80,7 +80,7 @@ def run_all(loaded: LoadedConfig, *observers: Observer) -> tuple[tuple[PassRun, 
     config = loaded.config
     checkpoint, model = open_model(config)
     program = trace_model(config, checkpoint, model)
-    context = context_of(config, this_machine(config.backend.dtype), checkpoint)
+    context = context_of(config, this_machine(config.backend.dtype), checkpoint, model)
     kept = KeepRuns()
     lowered = lower(program, resolve_pipeline(loaded), context, [*observers, kept])
     return tuple(kept.runs), lowered

@@ -13,7 +13,7 @@ from vamc_py.check.scenario import Row, Scenario, make_scenario, most_prompt, mo
 from vamc_py.check.stages import StageRun, StageRunner
 from vamc_py.check.torch_reference import torch_logits
 from vamc_py.check.values import Array
-from vamc_py.compiler import check_model, context_of, open_model, target_of
+from vamc_py.compiler import check_model, context_of, open_model, target_of, with_calibration
 from vamc_py.config import LoadedConfig, check_compilable, check_stored
 from vamc_py.errors import ConfigError, UserError
 from vamc_py.frontend.import_relax import import_traced
@@ -69,7 +69,8 @@ class Checker:
             self.checkpoint, self.model = open_model(loaded.config)
             check_stored(loaded, self.checkpoint.quantized)
             check_model(loaded, self.model)
-        self.context = context_of(loaded.config, self.target, self.checkpoint)
+        self.context = context_of(loaded.config, self.target, self.checkpoint, self.model)
+        self.checkpoint = with_calibration(loaded, self.checkpoint, self.model)
 
     def run(self, layers: int, result: CheckResult, *, build: bool = True) -> Faulty | None:
         """Checks the first ``layers`` layers, pass by pass up to the first wrong one; fills ``result`` on the way.

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 WEIGHT = ".weight"
 LM_HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 

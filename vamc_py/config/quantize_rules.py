@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from vamc_py.config.load import LoadedConfig
-from vamc_py.config.patterns import LM_HEAD, matches, without_match
+from vamc_py.config.patterns import EMBEDDING, LM_HEAD, matches, without_match
 from vamc_py.errors import ConfigError
 from vamc_py.weights.formats import WeightFormat
 
-COMPILED_QUANTIZATIONS = ("w8a16", "w4a16", "w16kv8")
-EMBEDDING = "model.embed_tokens.weight"
 _OF_INT8 = ("type", "lm_head", "activation", "wide", "group", "zeros", "rules")
 
 
@@ -18,14 +16,9 @@ def quantize_faults(loaded: LoadedConfig) -> Iterator[str]:
     """What is wrong with ``frontend.quantize``, as far as the configuration alone shows it."""
     config = loaded.config
     kind, quantize = config.quantize_type, config.frontend.quantize
-    if kind is not None and kind not in COMPILED_QUANTIZATIONS:
-        yield loaded.fault(
-            "frontend.quantize.type",
-            f"{kind} is not there yet; int8 weights rounded to nearest are: --set frontend.quantize.type=w8a16",
-        )
-    elif quantize is None:
+    if quantize is None:
         return
-    elif kind == "w16kv8" and config.backend.dtype == "int8":
+    if kind == "w16kv8" and config.backend.dtype == "int8":
         yield loaded.fault(
             "frontend.quantize.type",
             "w16kv8 keeps 16-bit weights, and backend.dtype is int8; --set backend.dtype=fp16, or, for an int8 cache "
@@ -61,9 +54,18 @@ def _faults_of_int8(loaded: LoadedConfig) -> Iterator[str]:
                     "is for weights of 4 bits, and nothing here asks for those; remove it, or "
                     "--set frontend.quantize.type=w4a16",
                 )
-    for index, rule in enumerate(quantize.rules):
-        if rule.type not in (*COMPILED_QUANTIZATIONS, "fp16"):
-            yield loaded.fault(f"frontend.quantize.rules[{index}].type", f"{rule.type} is not there yet; w4a16 is")
+    methods = {kind.partition("_")[2] for kind in types} - {""}
+    if len(methods) > 1:
+        yield loaded.fault(
+            "frontend.quantize.rules", "mix GPTQ and AWQ, and a calibration is one of them; choose one for all weights"
+        )
+    elif methods and loaded.config.frontend.type == "onnx":
+        yield loaded.fault("frontend.quantize.type", "an ONNX graph is not calibrated; compile from the checkpoint")
+    elif methods and loaded.config.dataset is None:
+        yield loaded.fault(
+            "frontend.quantize.type",
+            "calibrates, and there is no section dataset; write one: name, path, nsamples and seqlen",
+        )
 
 
 def check_wide(loaded: LoadedConfig, matrices: Iterable[str], *, tied: bool) -> None:
@@ -98,8 +100,14 @@ def check_wide(loaded: LoadedConfig, matrices: Iterable[str], *, tied: bool) -> 
 def check_stored(loaded: LoadedConfig, formats: Mapping[str, WeightFormat]) -> None:
     """Pass a configuration that keeps the formats of weights which come quantized.
 
-    :raises ConfigError: where ``backend.dtype`` would have them dequantized.
+    :raises ConfigError: where ``backend.dtype`` would have them dequantized, or a calibration would round them again.
     """
+    quantize = loaded.config.frontend.quantize
+    if formats and quantize is not None and "_" in str(quantize.type):
+        what = (
+            "calibrates, and the checkpoint comes quantized; use the unquantized checkpoint, or w8a16, which keeps it"
+        )
+        raise ConfigError([loaded.fault("frontend.quantize.type", what)])
     dtype = loaded.config.backend.dtype
     if formats and dtype != "int8":
         form = next(iter(formats.values()))

@@ -14,7 +14,6 @@ from vamc_py.config.config import Config
 from vamc_py.config.old_names import OLD_NAMES
 from vamc_py.config.passes import PASSES_EXAMPLE, PassChange
 from vamc_py.config.place import dotted
-from vamc_py.config.quantize_rules import COMPILED_QUANTIZATIONS
 from vamc_py.config.section import TARGETS, Section, literals, section_of, subsections, targets_of
 from vamc_py.config.tree import MOST_CHARACTERS, MOST_DEPTH, MOST_VALUES
 
@@ -81,8 +80,7 @@ def _today() -> str:
     return (
         "## What compiles today\n\n"
         f"* `backend.type`: {_codes([f'tvm_{target}' for target in COMPILED_TARGETS])}\n"
-        f"* `frontend.type`: {_codes(COMPILED_FRONTENDS)}, with a context length (no prefill only, no vision tower)\n"
-        f"* `frontend.quantize.type`: {_codes(COMPILED_QUANTIZATIONS)}, with `backend.dtype: int8`\n\n"
+        f"* `frontend.type`: {_codes(COMPILED_FRONTENDS)}, with a context length (no prefill only, no vision tower)\n\n"
         "The rest validates, and `compile` says plainly that it is not there yet.\n"
     )
 

@@ -106,6 +106,11 @@ def expected_tensors(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     return tensors
 
 
+def expected_matrices(model: ModelConfig) -> list[str]:
+    """The names of those of two dimensions: weights of linear layers, the embedding, lm_head where it is not tied."""
+    return [name for name, shape in expected_tensors(model).items() if len(shape) == 2]
+
+
 def _layer_tensors(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     hidden, inner = model.hidden_size, model.intermediate_size
     kv_rows = model.kv_heads * model.head_dim
