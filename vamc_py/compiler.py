@@ -30,6 +30,7 @@ from vamc_py.errors import ConfigError
 from vamc_py.frontend.model_config import ModelConfig, expected_matrices, expected_tensors
 from vamc_py.inspect.dump_writer import DumpWriter
 from vamc_py.inspect.watch import Inspection
+from vamc_py.needs import check_room
 from vamc_py.pipeline.base import Context
 from vamc_py.pipeline.fault_finder import FaultKeeper
 from vamc_py.pipeline.program import (
@@ -107,6 +108,7 @@ def _build(
     link = link_options()
     with stage_times() as times:
         checkpoint, model = _open(loaded)
+        check_room(loaded, checkpoint, model)
         # First what is quick and may be at fault: nobody should wait for the build to hear of it.
         checkpoint.save_tokenizer(writer.directory(TOKENIZER_DIR))
         writer.write_json(f"{TOKENIZER_DIR}/generation_config.json", checkpoint.generation_config)

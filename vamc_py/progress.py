@@ -38,16 +38,16 @@ def stage(name: str) -> Iterator[None]:
     started = time.monotonic()
     LOGGER.info(name)
     if not sys.stderr.isatty():
-        _say(name)
+        say(name)
     try:
         with _shown(name, total=None):
             yield
     except BaseException:
-        _say(stopped := f"{name}: stopped after {time.monotonic() - started:.1f} s")
+        say(stopped := f"{name}: stopped after {time.monotonic() - started:.1f} s")
         LOGGER.info(stopped)
         raise
     seconds = time.monotonic() - started
-    _say(done := f"{name}: done in {seconds:.1f} s")
+    say(done := f"{name}: done in {seconds:.1f} s")
     LOGGER.info(done)
     if (times := _times.get()) is not None:
         times[name] = seconds
@@ -94,7 +94,7 @@ def _log_counter(name: str, total: int | None, interval: float, *, time_left: bo
             line = f"{name}: {done}" if total is None else f"{name}: {done} of {total}"
             if time_left and total is not None and done < total:
                 line += f", about {_duration((now - started) / done * (total - done))} left"
-            _say(line)
+            say(line)
 
     return advance
 
@@ -137,7 +137,8 @@ def _live_display() -> Iterator[Progress]:
             _display = None
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line on stderr, above the live bars where there are some."""
     if _display is not None:
         _display.console.print(line, markup=False, highlight=False)
     else:

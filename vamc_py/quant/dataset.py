@@ -29,6 +29,16 @@ _SEPARATOR = "\n\n"
 Encode = Callable[[str], list[int]]
 
 
+def wanted_samples(dataset: Dataset | None) -> tuple[int, int]:
+    """(number of samples, tokens of each), as far as the section alone tells them: no file is read."""
+    given = dataset or Dataset()
+    return _wanted(given, (given.name or "").lower())
+
+
+def _wanted(dataset: Dataset, kind: str) -> tuple[int, int]:
+    return dataset.nsamples or DEFAULT_SAMPLES, dataset.seqlen or DEFAULT_LENGTHS.get(kind, DEFAULT_LENGTH)
+
+
 def calibration_tokens(checkpoint: Checkpoint, dataset: Dataset | None) -> npt.NDArray[np.int64]:
     """Samples i64 [nsamples, seqlen], the same for the same data, tokenizer and settings.
 
@@ -46,7 +56,7 @@ def calibration_tokens(checkpoint: Checkpoint, dataset: Dataset | None) -> npt.N
     path = Path(dataset.path)
     text_key = dataset.text_key or "text"
     kind = _kind(dataset, path, text_key)
-    count, length = dataset.nsamples or DEFAULT_SAMPLES, dataset.seqlen or DEFAULT_LENGTHS.get(kind, DEFAULT_LENGTH)
+    count, length = _wanted(dataset, kind)
     draw = np.random.default_rng(dataset.seed or 0)
     pieces = _pieces(track(texts(path, kind, text_key), "calibration texts"), _CHARACTERS * length)
     drawn = _drawn(pieces, _CHARACTERS * length * count, draw)
