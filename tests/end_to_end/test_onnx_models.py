@@ -10,6 +10,7 @@ import pytest
 from support.checkpoints import write_checkpoint
 from support.end_to_end import compile_checkpoint, configuration, relative_error
 
+from vamc_py.artifact.verify import read_manifest
 from vamc_py.onnx_export.export import export
 from vamc_py.runtime.executor import Executor
 
@@ -57,4 +58,7 @@ def test_int8_graphs_keep_their_integers(tmp_path: Path, architecture: str) -> N
     options["overrides"].append("frontend.quantize.lm_head=false")
     ours = compile_checkpoint(tmp_path / "model", tmp_path / "ours", **options)
     theirs = compile_checkpoint(graphs, tmp_path / "theirs", kind="onnx", **options)
+    assert theirs.notes == ()
+    parameters = [[(one.name, one.dtype) for one in read_manifest(m.folder).parameters] for m in (ours, theirs)]
+    assert sorted(parameters[0]) == sorted(parameters[1])
     assert relative_error(step_logits(theirs.folder), step_logits(ours.folder)) < 1e-5

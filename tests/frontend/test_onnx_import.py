@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from onnx import helper
 from support.checkpoints import model_config
 from support.patched_checkpoint import patched_config
-from support.relax_modules import StepModel, apply_passes, operators_in
+from support.relax_modules import StepModel, apply_passes, context_for, operators_in
 from support.run_torch import built_in, random_step, random_weights, stock_model
 from support.torch_onnx import export_with_torch, quantized_nodes
 from torch import nn
@@ -23,11 +24,13 @@ from vamc_py.checkpoint.onnx_checkpoint import OnnxCheckpoint
 from vamc_py.errors import CheckpointError
 from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.frontend.onnx_import.importer import import_onnx
-from vamc_py.pipeline.default import default_pipeline
+from vamc_py.passes.keep_quantized import KeepQuantized
+from vamc_py.pipeline.default import Numbers, default_pipeline
 from vamc_py.pipeline.program import Program
+from vamc_py.weights.source import PlanSource
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-FUSED = tuple(one for one in default_pipeline("fp32", quantize_lm_head=False) if one.stage != "lower")
+FUSED = tuple(one for one in default_pipeline(Numbers("fp32")) if one.stage != "lower")
 RAISED = tuple(one for one in FUSED if one.stage == "raise" or one.name in ("strided-slice", "kv-cache-layout"))
 TOKENS = 12
 Weights = dict[str, torch.Tensor]
@@ -109,7 +112,8 @@ def imported(tmp_path: Path) -> Callable[..., tuple[OnnxCheckpoint, Program, Mod
 
 
 def stored(checkpoint: OnnxCheckpoint) -> Weights:
-    return {name: torch.from_numpy(np.array(checkpoint.read(name))) for name in checkpoint.tensors}
+    source = PlanSource(checkpoint)
+    return {name: torch.from_numpy(np.array(source.read(name))) for name in checkpoint.tensors}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -181,7 +185,8 @@ def test_nodes_of_a_quantized_model_become_int8_layers(tmp_path: Path) -> None:
     counts = operators_in(program)
     assert counts["vamc.linear"] == 8
     assert counts["matmul"] == 0
-    int8 = [weight.name for weight in program.function.params if str(weight.ty.dtype) == "int8"]
+    kept = KeepQuantized().apply(program, replace(context_for("int8"), formats=checkpoint.quantized))
+    int8 = [weight.name for weight in kept.function.params if str(weight.ty.dtype) == "int8"]
     assert sorted(int8) == sorted(checkpoint.quantized)
     assert isinstance(checkpoint, OnnxCheckpoint)
     whole = random_step(model, TOKENS, 0)

@@ -38,7 +38,7 @@ def import_onnx(checkpoint: Checkpoint, *, context: int) -> Program:
     """The graph as ``main(input_ids, attention_mask, position_ids, past…, weights…)``, nothing raised yet.
 
     Types and order are those of ``import_traced``, dynamic in n and p, whatever lengths the graph was exported for.
-    Weights have the names of the checkpoint's tensors; int8 ones stay int8, every other number is float32. A prefill
+    Weights have the names of the checkpoint's tensors and are float32, those that come quantized dequantized. A prefill
     graph gets the past that it lacks, in front of the keys and values that it returns. Raises CheckpointError where the
     graph has operators that are not known, lengths that cannot be told, or a table shorter than ``context`` positions.
     """
@@ -75,9 +75,11 @@ class _Importer:
         attributes = {INPUTS_ATTRIBUTE: len(inputs), CACHES_ATTRIBUTE: 0, MASK_ATTRIBUTE: self._mask_kind()}
         # Rebuilt, only what the results need is left, in one dataflow block.
         whole = relax.Function([*inputs, *self.used.values()], body, results.ty)
-        function = Graph(whole).rebuild(attributes=attributes)
-        steps = {name: () if str(var.ty.dtype) == "int8" else (Cast("float32"),) for name, var in self.used.items()}
-        plan = ParameterPlan({name: Recipe((name,), steps[name]) for name in self.used})
+        graph = Graph(whole)
+        used = {name: var for name, var in self.used.items() if graph.users[var]}  # not the scales of int8 layers
+        function = graph.rebuild(parameters=[*inputs, *used.values()], attributes=attributes)
+        steps = {name: () if str(var.ty.dtype) == "int8" else (Cast("float32"),) for name, var in used.items()}
+        plan = ParameterPlan({name: Recipe((name,), steps[name]) for name in used})
         return Program(tvm.IRModule(), plan).with_function(function)
 
     def _inputs(self) -> tuple[list[Any], dict[str, Any]]:
@@ -255,7 +257,8 @@ def _weight(checkpoint: OnnxCheckpoint, initializer: str) -> Any | None:
     size = int(np.prod(info.shape, dtype=np.int64))
     if size <= 1 or not (info.dtype == "int8" or _is_float(checkpoint.file.stored[initializer].dtype)):
         return None
-    return relax.Var(info.name, relax.TensorType(list(info.shape), "int8" if info.dtype == "int8" else "float32"))
+    plain_int8 = info.dtype == "int8" and info.name not in checkpoint.quantized
+    return relax.Var(info.name, relax.TensorType(list(info.shape), "int8" if plain_int8 else "float32"))
 
 
 def _is_slice_by_length(node: NodeProto, inputs: list[Any]) -> bool:
