@@ -13,8 +13,6 @@ from support.checkpoints import tensor_shapes
 from support.vendor_checkpoints import Written, assert_means, change_tensors, gptq, words_of, write_vendor_checkpoint
 
 from vamc_py.checkpoint import Checkpoint, check_tensors, open_checkpoint
-from vamc_py.compiler import compile_config, open_model
-from vamc_py.config.load import load_text
 from vamc_py.errors import CheckpointError
 from vamc_py.weights.formats import ZERO, WeightFormat
 
@@ -229,21 +227,6 @@ def test_settings_that_are_not_read_are_named(tmp_path: Path) -> None:
     )
     refused(r"quant_method: the key is missing", quant_method=None)
     refused(r"down_proj\.scales has the shape \[4, 72\], not \[7, 72\] \(72 rows", group_size=16)
-
-
-def test_a_compile_refuses_them_until_the_passes_know_them(tmp_path: Path) -> None:
-    _write(tmp_path / "model", _settings())
-    text = f"""\
-name: model
-frontend: {{checkpoint: {tmp_path / "model"}, shape: {{input_ids: [[16], [64]]}}}}
-backend: {{type: tvm_llvm, dtype: int8}}
-workspace: {{path: {tmp_path / "out"}}}
-"""
-    loaded = load_text(text, tmp_path / "model.yaml")
-    assert open_model(loaded.config)[0].quantized
-    with pytest.raises(CheckpointError, match=r"_proj\.weight comes quantized; that is read, and not compiled yet"):
-        compile_config(loaded)
-    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_config_that_speaks_of_weights_that_are_not_there(tmp_path: Path) -> None:

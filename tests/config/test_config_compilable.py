@@ -60,16 +60,6 @@ def test_target_at_the_place_of_the_file() -> None:
             "keras is not there yet; this version compiles language models of type huggingface, gguf, onnx",
         ),
         (
-            "frontend.quantize.type=w8a16_gptq",
-            "frontend.quantize.type",
-            "w8a16_gptq is not there yet; int8 weights rounded to nearest are: --set frontend.quantize.type=w8a16",
-        ),
-        (
-            "frontend.quantize.type=w16kv8",
-            "frontend.quantize.type",
-            "w16kv8 is not there yet; int8 weights rounded to nearest are: --set frontend.quantize.type=w8a16",
-        ),
-        (
             "frontend.shape.input_ids=[[512], []]",
             "frontend.shape.input_ids",
             "prefill only (an empty context list) is not there yet; name a context length, such as [[512], [1024]]",
