@@ -114,7 +114,7 @@ def test_formats_of_the_checkpoint_are_kept_or_refused() -> None:
     stored = {NAMES[1]: WeightFormat("int4", 128)}
     check_stored(load(), stored)
     check_stored(load("backend.dtype=fp16"), {})
-    with pytest.raises(ConfigError, match=r"backend.dtype: the checkpoint comes quantized \(int4\), which fp16 would"):
+    with pytest.raises(ConfigError, match=r"backend\.dtype: the checkpoint comes quantized \(int4\), which fp16 would"):
         check_stored(load("backend.dtype=fp16"), stored)
     with pytest.raises(ConfigError, match="quantize.type: calibrates, and the checkpoint comes quantized"):
         check_stored(load("frontend.quantize.type=w4a16_gptq", DATASET), stored)
