@@ -100,3 +100,21 @@ def test_more_tokens_than_the_configuration_has_room_for(tmp_path: Path) -> None
         UserError, match=r"--tokens: sequences of 129 tokens, .* context of 128 and prefill length of 64"
     ):
         tiny_checker(tmp_path / "model", dtype="fp32", tokens=127, architecture="qwen2")
+
+
+def test_four_bits_and_an_int8_cache(tmp_path: Path) -> None:
+    """Both round; kernels give what the rounding says. The bias of k is taken out of the keys on the way."""
+    said = "{type: w4a16, group: 32, zeros: true, kv8: true, activation: int16}"
+    overrides = [f"frontend.quantize={said}"]
+    checker = tiny_checker(tmp_path / "model", dtype="int8", overrides=overrides, architecture="qwen2", scale=0.2)
+    result, faulty = checked(checker, build=True)
+    assert faulty is None
+    stages = {one.label: one for one in result.stages}
+    for label in ("quantize-kv-cache", "quantize-int4"):
+        assert stages[label].changed
+        operator = stages[label].operator
+        assert operator is not None
+        assert 1e-3 < operator < stages[label].tolerance / 2
+    kernels = stages["select-kernels"].operator
+    assert kernels is not None
+    assert kernels < SelectKernels.tolerance

@@ -116,5 +116,5 @@ def test_formats_of_the_checkpoint_are_kept_or_refused() -> None:
     check_stored(load("backend.dtype=fp16"), {})
     with pytest.raises(ConfigError, match=r"backend\.dtype: the checkpoint comes quantized \(int4\), which fp16 would"):
         check_stored(load("backend.dtype=fp16"), stored)
-    with pytest.raises(ConfigError, match="quantize.type: calibrates, and the checkpoint comes quantized"):
+    with pytest.raises(ConfigError, match=r"quantize\.type: calibrates, and the checkpoint comes quantized"):
         check_stored(load("frontend.quantize.type=w4a16_gptq", DATASET), stored)

@@ -15,7 +15,6 @@ from support.foreign_passes import HEAD, write_pass_file
 
 from vamc_py.artifact.verify import read_manifest, verify
 from vamc_py.cli import main
-from vamc_py.config.frontend import Quantize
 from vamc_py.errors import ConfigError
 from vamc_py.evaluation.accept import with_rules
 from vamc_py.evaluation.compare import compare
@@ -24,9 +23,6 @@ from vamc_py.evaluation.rank import rank
 from vamc_py.runtime.executor import Executor
 from vamc_py.runtime.perplexity import tokenize, windows
 
-needs_rules = pytest.mark.skipif(
-    "rules" not in Quantize.model_fields, reason="frontend.quantize.rules is not there yet"
-)
 RUINED = "model.layers.1.self_attn.o_proj"
 # Leaves the int8 values of one matrix their signs, as a wrong pass or calibration might. Where it is not int8, nothing.
 RUIN = (
@@ -122,7 +118,6 @@ def test_an_accepted_compile(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "note: accepted: perplexity" in err
 
 
-@needs_rules
 def test_a_ruined_layer_is_named_and_repaired(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "compile", place / "model.yaml", "--set", "name=repaired", *ruined(place))
     assert code == 0
@@ -185,7 +180,6 @@ def test_refusals_come_before_anything_is_built(
     assert "build" not in err
 
 
-@needs_rules
 def test_rules_come_before_those_of_the_configuration(place: Path) -> None:
     own = 'frontend.quantize.rules=[{"match": "lm_head", "type": "fp16"}]'
     loaded = configuration(place / "model", place / "out", overrides=["backend.dtype=int8", own])

@@ -239,3 +239,10 @@ def test_loops_whose_length_depends_on_data() -> None:
     reference = cached_attention_reference(2, 1, 16, "float16", 0.25)
     shapes = [(3, 2, 16), (3, 1, 16), (3, 1, 16), (3,), (3,), (1, 1), (1, 1, 4, 16, 16), (1, 1, 4, 16, 16), (3, 2, 16)]
     assert loop_operations(reference, shapes) is None
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(24, "fp32"), (25, "bf16")])
+def test_float8_weights_are_floats(tokens: int, expected: str) -> None:
+    said = kernel(ACTIVATION_ATTRIBUTE, "bf16", WIDE_ROWS_ATTRIBUTE, 24)
+    made = call("linear", [tensor(N, 32), tensor(1, 32, 64, dtype="uint8")], tensor(N, 64), function=said)
+    assert arithmetic(made, step(tokens)) == expected

@@ -57,7 +57,7 @@ def test_prefill_operations(manifest: Manifest) -> None:
 def test_decode_bytes(manifest: Manifest) -> None:
     one_row = PARAMETER_BYTES["embedding"] / VOCAB
     parameters = one_row + PARAMETER_BYTES["scale"] + PARAMETER_BYTES["bias"]
-    position = 2 * 2 * 4 * 2  # key and value, kv_heads, head_dim, bytes of float16: the toy has caches of one layer
+    position = 2 * 2  # key and value, bytes of float16: the toy has caches of one layer, of one head with one feature
     assert decode_work(manifest, 10, 2).read == 2 * parameters + (11 + 12) * position
 
 

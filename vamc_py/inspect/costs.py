@@ -98,7 +98,8 @@ def _elements(call: Call, size: StepSize) -> int:
 def arithmetic(call: Call, size: StepSize) -> Arithmetic:
     """In which numbers a linear layer or an attention multiplies at this size; fp32 for all other calls.
 
-    int8 weights take float activations as two int8 digits, or as the kernel's activation says for many rows.
+    Integer weights take float activations as two int8 digits, or as the kernel's activation says for many rows; float8
+    ones become float32, or bfloat16 for many rows.
     """
     few = int(_attribute(call, WIDE_ROWS_ATTRIBUTE, 0))
     if call.operator in _ATTENTIONS:
@@ -107,7 +108,11 @@ def arithmetic(call: Call, size: StepSize) -> Arithmetic:
     if call.operator != "linear" or str(call.arguments[1].type.dtype) not in ("int8", "uint8"):
         return "fp32"
     many = tensor_shape(call.arguments[0].type, size)[0] > few
-    return "bf16" if many and _attribute(call, ACTIVATION_ATTRIBUTE, "int16") == "bf16" else "int8"
+    if many and _attribute(call, ACTIVATION_ATTRIBUTE, "int16") == "bf16":
+        return "bf16"
+    weight = call.arguments[1].type
+    packed_float8 = str(weight.dtype) == "uint8" and len(tensor_shape(weight, size)) == 3  # panels of columns
+    return "fp32" if packed_float8 else "int8"
 
 
 def _attribute(call: Call, name: str, default: str | int) -> Any:

@@ -11,6 +11,7 @@ threads that the model uses:
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from vamc_py.artifact.manifest import Manifest, ModelFacts, Parameter
+from vamc_py.artifact.manifest import Manifest, ModelFacts, Parameter, TensorSpec
 from vamc_py.errors import ArtifactError
 from vamc_py.runtime import memory
+from vamc_py.runtime.cache import BLOCK
 
 _READ_BYTES = 1 << 30  # several times any last-level cache
 _SMALLEST_READ = 1 << 26
@@ -162,6 +164,11 @@ def _read_of(parameter: Parameter, model: ModelFacts) -> float:
 
 
 def cache_bytes_per_position(manifest: Manifest) -> int:
-    """Bytes that all caches hold for one position of one sequence."""
-    element = sum(np.dtype(spec.dtype).itemsize for spec in manifest.step.caches)
-    return element * manifest.model.kv_heads * manifest.model.head_dim
+    """Bytes that all caches hold for one position of one sequence, the scales of int8 ones among them."""
+    return sum(_bytes_per_position(spec) for spec in manifest.step.caches)
+
+
+def _bytes_per_position(cache: TensorSpec) -> int:
+    """Of [pages, heads, blocks of 16 positions, …]: what is in a block / 16."""
+    heads, *block = (extent for extent in cache.shape if isinstance(extent, int))
+    return heads * math.prod(block) * np.dtype(cache.dtype).itemsize // BLOCK
