@@ -24,7 +24,8 @@ from .layout import OCTET, PANEL, QUAD, ZERO_POINT, ZERO_POINT_4
 from .prologue import RowSource
 from .simd import BYTES, LANES, Expr
 
-TILE = LinearTile(rows=2, row_block=48)
+# Half a panel: of four rows, the sums of both digits and the unpacked weights fit into the registers.
+TILE = LinearTile(rows=4, vectors=2, row_block=48)
 
 
 @dataclass(frozen=True)
