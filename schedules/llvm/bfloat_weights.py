@@ -53,10 +53,9 @@ class Int8Weights(Weights):
         simd.prefetch(self.packed, panel, step, line, 0, 0)
 
 
-class Bfloat16Weights(Weights):
-    """[panel][column][64], the bits as uint16."""
+class ColumnWeights(Weights):
+    """[panel][column][64]: floats, a column of the panel after the other."""
 
-    lines = PANEL * QUAD * 2 // BYTES
     scaled = False
 
     def convert(self, panel: Expr, start: Expr, steps: Expr, pairs: Any) -> None:
@@ -70,13 +69,26 @@ class Bfloat16Weights(Weights):
                     self._store_pair(panel, column, min(rest - half * 2, 2), pairs, whole * 2 + half)
 
     def _store_pair(self, panel: Expr, column: Expr | int, columns: int, pairs: Any, pair: Expr) -> None:
-        """Emit a pair with those of its two columns that there are."""
-        for feature in range(0, PANEL, LANES):
-            value = T.broadcast(T.uint32(0), LANES)
-            for half in range(columns):
-                bits = T.cast(simd.load(self.packed, panel, column + half, feature), "uint32x16")
-                value = value | T.shift_left(bits, T.broadcast(T.uint32(16 * half), LANES))
-            simd.store(pairs, simd.bits(value, "int32x16"), pair, feature)
+        """Emit a pair with those of its two columns that there are: `columns`, which may be below 1."""
+        for first in range(0, PANEL, LANES):
+            simd.store(pairs, self._pair(panel, column, columns, first), pair, first)
+
+    @abstractmethod
+    def _pair(self, panel: Expr, column: Expr | int, columns: int, first: int) -> Expr:
+        """int32x16: two columns of 16 rows from `first` on, zeros for those beyond `columns`."""
+
+
+class Bfloat16Weights(ColumnWeights):
+    """The bits as uint16."""
+
+    lines = PANEL * QUAD * 2 // BYTES
+
+    def _pair(self, panel: Expr, column: Expr | int, columns: int, first: int) -> Expr:
+        value = T.broadcast(T.uint32(0), LANES)
+        for half in range(columns):
+            bits = T.cast(simd.load(self.packed, panel, column + half, first), "uint32x16")
+            value = value | T.shift_left(bits, T.broadcast(T.uint32(16 * half), LANES))
+        return simd.bits(value, "int32x16")
 
     def prefetch(self, panel: Expr, step: Expr, line: Expr) -> None:
         simd.prefetch(self.packed, panel, step * QUAD + line // 2, line % 2 * (BYTES // 2))
@@ -127,37 +139,23 @@ class GroupedWeights(Weights):
             simd.prefetch(self.packed, panel, step // 2, step % 2 * (OCTET // QUAD) + line, 0, 0)
 
 
-class Float8Weights(Weights):
-    """[panel][column][64], the bits as uint8, with scales of groups: value * scale, rounded to bfloat16."""
+class Float8Weights(ColumnWeights):
+    """The bits as uint8, with scales of groups: value * scale, rounded to bfloat16."""
 
     lines = PANEL * QUAD // BYTES
-    scaled = False
 
     def __init__(self, packed: Any, scale: Any, columns: int, group: int) -> None:
         super().__init__(packed, columns)
         self._scale, self._group = scale, group
 
-    def convert(self, panel: Expr, start: Expr, steps: Expr, pairs: Any) -> None:
-        whole = T.min(steps, self.columns // QUAD - start)
-        with T.serial(0, whole * 2) as pair:
-            self._store_pair(panel, start * QUAD + pair * 2, 2, pairs, pair)
-        if rest := self.columns % QUAD:
-            with T.If(whole < steps), T.Then():
-                for half in range(2):
-                    column = self.columns - rest + half * 2
-                    self._store_pair(panel, column, max(0, min(rest - half * 2, 2)), pairs, whole * 2 + half)
+    def _pair(self, panel: Expr, column: Expr | int, columns: int, first: int) -> Expr:
+        def value(half: int) -> Expr:
+            if half >= columns:
+                return simd.splat(0.0)
+            scale = float8_scale(self._scale, panel, (column + half) // self._group, first // LANES)
+            return widen_float8(simd.load(self.packed, panel, column + half, first)) * scale
 
-    def _store_pair(self, panel: Expr, column: Expr | int, columns: int, pairs: Any, pair: Expr) -> None:
-        """Emit a pair with those of its two columns that there are."""
-        for vector in range(PANEL // LANES):
-
-            def value(half: int, vector: int = vector) -> Expr:
-                if half >= columns:
-                    return simd.splat(0.0)
-                scale = float8_scale(self._scale, panel, (column + half) // self._group, vector)
-                return widen_float8(simd.load(self.packed, panel, column + half, vector * LANES)) * scale
-
-            simd.store(pairs, bfloat.to_pairs(value(0), value(1)), pair, vector * LANES)
+        return bfloat.to_pairs(value(0), value(1))
 
     def prefetch(self, panel: Expr, step: Expr, line: Expr) -> None:
         simd.prefetch(self.packed, panel, step * QUAD + line, 0)

@@ -18,7 +18,7 @@ from vamc_py.schedules.llvm.linear import linear
 from vamc_py.weights.formats import WeightFormat
 
 Array = np.ndarray[Any, np.dtype[Any]]
-SHAPES = ((192, 64), (130, 70), (7, 5), (65, 577), (320, 1), (256, 3000))
+SHAPES = ((130, 70), (7, 5), (65, 577), (256, 3000))
 ROWS = (0, 1, 2, 3, 4, 7, 49)
 FORMATS = (
     WeightFormat("int4", 32, scale="float16"),
@@ -98,7 +98,7 @@ def test_rows_do_not_depend_on_their_neighbours(form: WeightFormat) -> None:
 
 @needs_bf16
 @pytest.mark.parametrize("form", FORMATS, ids=str)
-@pytest.mark.parametrize(("rows", "columns"), [(130, 70), (65, 577), (7, 5), (64, 3002)])
+@pytest.mark.parametrize(("rows", "columns"), [(65, 577), (64, 3002)])
 def test_many_rows_meet_weights_that_are_rounded_to_bfloat16(form: WeightFormat, rows: int, columns: int) -> None:
     weight, exact = weight_of(form, rows, columns, exact=False)
     kernel = compiled(rows, columns, form, activation="bf16", wide_rows=3)
