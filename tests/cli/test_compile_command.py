@@ -61,6 +61,7 @@ def test_folder_on_stdout_and_the_rest_on_stderr(config: Path, capsys: pytest.Ca
     lines = written.err.splitlines()
     assert lines.count(NOTICE.replace(" w8a16", "")) == 1
     stages = [line for line in lines if ":" not in line]
+    assert stages.pop(1).startswith("needs about 4")
     assert stages == ["checkpoint", "trace", "import", "passes", "build", "weights"]
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     assert (manifest["name"], manifest["target"]["dtype"], manifest["slow_operators"]) == ("other", "fp16", [])
