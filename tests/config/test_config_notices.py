@@ -31,8 +31,8 @@ def notices(*overrides: str) -> tuple[str, ...]:
 def test_llvm_names_what_speaks_of_the_accelerator() -> None:
     assert notices("backend.type=tvm_llvm") == (
         "tvm_llvm w8a16_gptq does not use: frontend.model_kwargs.b2s, frontend.model_kwargs.tp, "
-        "frontend.model_kwargs.align_qkv, backend.merge_params, backend.compile, workspace.workers, "
-        "workspace.pyenv, workspace.env_recheck.",
+        "frontend.model_kwargs.align_qkv, frontend.quantize.device, backend.merge_params, "
+        "backend.compile, workspace.workers, workspace.pyenv, workspace.env_recheck.",
     )
 
 
@@ -40,6 +40,16 @@ def test_rounding_to_nearest_needs_no_calibration() -> None:
     (notice,) = notices("backend.type=tvm_llvm", "frontend.quantize.type=w8a16")
     assert "frontend.quantize.device, frontend.quantize.calib_args, backend.merge_params" in notice
     assert " dataset," in notice
+
+
+def test_calibration_runs_on_the_cpu() -> None:
+    (notice,) = notices("backend.type=tvm_llvm", "frontend.quantize.device=cpu")
+    assert "frontend.quantize.device" not in notice
+    (notice,) = notices("backend.type=tvm_llvm", "frontend.quantize.type=w4a16")
+    assert "frontend.quantize.calib_args" in notice
+    rules = "frontend.quantize={type: w4a16, rules: [{match: '*.0.*', type: w4a16_awq}]}"
+    (notice,) = notices("backend.type=tvm_llvm", rules)
+    assert "dataset" not in notice
 
 
 def test_vacc_uses_its_own_keys() -> None:

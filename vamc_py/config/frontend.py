@@ -198,7 +198,7 @@ class Quantize(Section):
         json_schema_extra=on("llvm"),
     )
     device: str | None = Field(
-        default=None, description="Where the calibration runs, such as `cuda:5` or `cpu`. Not used by `w8a16`."
+        default=None, description="Where vamc calibrates, such as `cuda:5`. vamc-py calibrates on the CPU."
     )
     calib_args: CalibrationArguments | None = Field(default=None, description="Settings of GPTQ. Not used by `w8a16`.")
     accept: Accept | None = Field(

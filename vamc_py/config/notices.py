@@ -8,9 +8,10 @@ from vamc_py.config.config import Config
 from vamc_py.config.place import Path, dotted
 from vamc_py.config.section import Section, section_of, targets_of
 
+_DEVICE: Path = ("frontend", "quantize", "device")
 _CALIBRATION: tuple[Path, ...] = (
     ("dataset",),
-    ("frontend", "quantize", "device"),
+    _DEVICE,
     ("frontend", "quantize", "calib_args"),
 )
 _CHECKPOINT_CODE: tuple[Path, ...] = (
@@ -43,8 +44,16 @@ def _unused(config: Config, section: Section, prefix: Path) -> Iterator[Path]:
             yield from _unused(config, value, path)
 
 
+def _calibrates(config: Config) -> bool:
+    """Whether any weight has a calibrated type, w4a16_gptq say."""
+    return any("_" in rule.rpartition("=")[2] for rule in config.weight_rules)
+
+
 def _without_effect(config: Config, path: Path) -> bool:
-    """Keys whose use hangs on other keys: calibration needs a calibrated type, GGUF and ONNX files hold no code."""
+    """Keys whose use hangs on other keys: calibration needs a calibrated type and runs on the CPU, GGUF and ONNX files
+    hold no code."""
     if path in _CALIBRATION:
-        return config.language_model and config.quantize_type in (None, "w8a16")
+        quantize = config.frontend.quantize
+        elsewhere = path == _DEVICE and config.target == "llvm" and quantize is not None and quantize.device != "cpu"
+        return config.language_model and (elsewhere or not _calibrates(config))
     return path in _CHECKPOINT_CODE and config.frontend.type in ("gguf", "onnx")
