@@ -104,7 +104,7 @@ def _key_bias(graph: Graph, call: Any, weights: list[Any]) -> tuple[Any, Any, fl
     """The bias of the merged projection that the attention reads, made of those of q, k and v, with the frequencies
     and the scaling of the rotation; None where there is no such bias, or it does not reach the keys as it is."""
     product = graph.call(call.args[0], "relax.vamc.linear")
-    angles = graph.value(call.args[-7])
+    angles = graph.value(call.args[-_BEHIND_OFFSET])
     if product is None or call.attrs["epsilon"] or not isinstance(angles, relax.TupleGetItem):
         return None
     made = graph.call(angles.tuple_value, "relax.vamc.rotary_angles")

@@ -17,10 +17,10 @@ from vamc_py.quant import awq, awq_layer
 from vamc_py.quant.awq_layer import quantize_layer
 from vamc_py.quant.layerwise import LayerwiseModel
 from vamc_py.quant.options import INPUTS, Options
-from vamc_py.quant.rounded import round_to_nearest
 from vamc_py.quant.statistics import InputStatistics
 from vamc_py.weights.formats import WeightFormat
 from vamc_py.weights.grid import group_scales, round_to_grid
+from vamc_py.weights.rounded import round_to_nearest
 
 FORM = WeightFormat("int4", 32)
 FORMATS = [FORM, WeightFormat("int4", 64, zeros=True, scale="float16"), WeightFormat("int4"), WeightFormat("int8", 32)]

@@ -22,8 +22,8 @@ from vamc_py.quant.calibration import calibrate
 from vamc_py.quant.faults import CalibrationError
 from vamc_py.quant.layerwise import LayerwiseModel
 from vamc_py.quant.options import Method
-from vamc_py.quant.rounded import round_to_nearest
 from vamc_py.weights.formats import SCALE, ZERO, WeightFormat
+from vamc_py.weights.rounded import round_to_nearest
 
 INT4 = WeightFormat("int4", 32)
 INT8 = WeightFormat("int8")

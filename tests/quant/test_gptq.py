@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vamc_py.quant.gptq import HessianError, invert, quantize
-from vamc_py.quant.rounded import Rounded, round_to_nearest
 from vamc_py.quant.statistics import InputStatistics
 from vamc_py.weights.formats import WeightFormat
 from vamc_py.weights.grid import group_scales, round_to_grid
+from vamc_py.weights.rounded import Rounded, round_to_nearest
 
 FORMATS = [
     WeightFormat("int8"),

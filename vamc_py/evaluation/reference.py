@@ -33,10 +33,10 @@ def float_config(loaded: LoadedConfig) -> LoadedConfig:
     biases; the KV cache is float16 unless it is fp32. A checkpoint that is itself quantized is dequantized.
     """
     from vamc_py.compiler import open_model
-    from vamc_py.frontend.model_config import expected_tensors
+    from vamc_py.frontend.model_config import expected_matrices
 
     checkpoint, model = open_model(loaded.config)
-    matrices = [name for name, shape in expected_tensors(model).items() if len(shape) == 2]
+    matrices = expected_matrices(model)
     kinds = {checkpoint.tensors[name].dtype for name in matrices if name in checkpoint.tensors}
     dtype = _SIXTEEN_BITS.get(kinds.pop(), "fp32") if len(kinds) == 1 and not checkpoint.quantized else "fp32"
     return derived(loaded, [f"backend.dtype={dtype}", "frontend.quantize=null", "dataset=null", "passes=null"])

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from vamc_py.quant.rounded import Rounded, columns_of, round_to_nearest
 from vamc_py.weights.formats import Floats, WeightFormat
 from vamc_py.weights.grid import Integers, group_scales, round_to_grid
+from vamc_py.weights.rounded import Rounded, columns_of, round_to_nearest
 
 EXPONENTS = 20
 """Steps of the search: exponents 0, 1/20, ..., 19/20."""

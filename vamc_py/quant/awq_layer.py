@@ -14,8 +14,8 @@ from vamc_py.frontend.models.qwen2 import DecoderLayer
 from vamc_py.quant import awq
 from vamc_py.quant.layerwise import LayerwiseModel, set_weight
 from vamc_py.quant.options import INPUTS, VALUES, Formats, Options
-from vamc_py.quant.rounded import round_to_nearest
 from vamc_py.quant.statistics import InputStatistics
+from vamc_py.weights.rounded import round_to_nearest
 
 Array = npt.NDArray[np.generic]
 

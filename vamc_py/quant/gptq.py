@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vamc_py.quant.rounded import Rounded, columns_of, grids
 from vamc_py.weights.formats import Floats, WeightFormat
 from vamc_py.weights.grid import Integers, group_scales, round_to_grid
+from vamc_py.weights.rounded import Rounded, columns_of, grids
 
 
 class HessianError(ValueError):

@@ -14,8 +14,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from vamc_py.weights.formats import Floats, Values, WeightFormat
+from vamc_py.weights.formats import Values, WeightFormat
 from vamc_py.weights.grid import group_scales, round_to_grid
+from vamc_py.weights.rounded import grids, round_to_nearest
 
 Array = NDArray[np.generic]
 
@@ -81,20 +82,13 @@ class QuantizeGroups:
         refuses it."""
         form = WeightFormat(self.values, self.group, self.zeros, self.scale)
         weights = np.asarray(block, dtype=np.float32)
-        width = form.group or weights.shape[1]
-        made = [self._of_group(weights[:, first : first + width], form) for first in range(0, weights.shape[1], width)]
-        joined = np.concatenate(made, axis=1)
-        return joined if self.part == "values" or form.group is not None else joined[:, 0]
-
-    def _of_group(self, weights: Floats, form: WeightFormat) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
-            scale, zero = group_scales(weights, form)
-            if self.part == "scale":
-                return scale.astype(self.scale)[:, None]
-            if self.part == "zero":
-                assert zero is not None
-                return zero[:, None]
-            return round_to_grid(weights, scale, zero, form)
+            if self.part == "values":
+                return round_to_nearest(weights, form).values
+            scale, zero = grids(weights, form)
+            part = scale.astype(form.scale) if self.part == "scale" else zero
+        assert part is not None
+        return part.reshape(form.scale_shape(*weights.shape))
 
 
 @dataclass(frozen=True)
