@@ -12,7 +12,7 @@ from typing import Any
 import numpy.typing as npt
 from onnx import NodeProto
 
-from vamc_py.checkpoint.base import Checkpoint, TensorInfo, row_range
+from vamc_py.checkpoint.base import Checkpoint, TensorInfo, hash_parts, row_range
 from vamc_py.checkpoint.huggingface_tokenizer import TOKENIZER_FILES, save_tokenizer
 from vamc_py.checkpoint.jsonfile import read_json_object
 from vamc_py.checkpoint.onnx_config import derived_config
@@ -78,10 +78,10 @@ class OnnxCheckpoint(Checkpoint):
         for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
             found = self._beside(name)
             if found:
-                _add(digest, name.encode(), found.read_bytes())
+                hash_parts(digest, name.encode(), found.read_bytes())
         for file in self.file.files():
-            _add(digest, file.name.encode(), str(file.stat().st_size).encode())
-        _add(digest, *self.file.samples())
+            hash_parts(digest, file.name.encode(), str(file.stat().st_size).encode())
+        hash_parts(digest, *self.file.samples())
         return digest.hexdigest()
 
     def _beside(self, name: str) -> Path | None:
@@ -181,10 +181,3 @@ def _graph_file(path: Path) -> Path:
         listed = ", ".join(file.name for file in files)
         raise CheckpointError(f"{path} has several graphs ({listed}) and neither iter0.onnx nor iter1.onnx; name one")
     return files[0]
-
-
-def _add(digest: hashlib._Hash, *parts: bytes) -> None:
-    """Hashes parts with their lengths, so that no two lists of parts look alike."""
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)

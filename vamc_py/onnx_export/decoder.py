@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto
 
 from vamc_py import __version__
 from vamc_py.artifact.manifest import Parameter
+from vamc_py.config.patterns import EMBEDDING, LM_HEAD
 from vamc_py.frontend.model_config import ModelConfig
 from vamc_py.onnx_export.builder import Builder, Dimension
 from vamc_py.onnx_export.quantized_linear import DOMAIN, OPERATOR
@@ -17,7 +18,6 @@ from vamc_py.weights.formats import SCALE
 
 _LAST = np.iinfo(np.int64).max
 _MASKED = float(np.finfo(np.float32).max)
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)

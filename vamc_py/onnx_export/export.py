@@ -12,9 +12,10 @@ from vamc_py.artifact.write import ArtifactWriter
 from vamc_py.checkpoint import Checkpoint
 from vamc_py.compiler import check_model, open_model
 from vamc_py.config import LoadedConfig
+from vamc_py.config.patterns import EMBEDDING, LM_HEAD
 from vamc_py.errors import CheckpointError, ConfigError
 from vamc_py.frontend.model_config import ModelConfig, expected_tensors
-from vamc_py.onnx_export.decoder import EMBEDDING, LM_HEAD, Lengths, decoder
+from vamc_py.onnx_export.decoder import Lengths, decoder
 from vamc_py.progress import stage, track
 from vamc_py.weights.execute import Expected, write_parameters
 from vamc_py.weights.formats import SCALE, WeightFormat
