@@ -44,7 +44,7 @@ class QuantizeActivations(Pass):
     # A group's values are off by up to 1/254 of the largest. A whole row whose largest value stands alone is worst.
     tolerance: ClassVar[float] = 0.05
     after: ClassVar[tuple[str, ...]] = ("quantize-int8",)  # only int8 weights have a choice
-    targets: ClassVar[tuple[str, ...]] = ("llvm",)
+    targets: ClassVar[tuple[str, ...]] = ("llvm", "vacc")
     example: ClassVar[str] = """
 @I.ir_module
 class Module:

@@ -9,7 +9,8 @@ from vamc_py.config.load import LoadedConfig
 from vamc_py.config.quantize_rules import quantize_faults
 from vamc_py.errors import ConfigError
 
-COMPILED_TARGETS = ("llvm",)
+COMPILED_TARGETS = ("llvm", "vacc")
+VACC_TYPES = ("int8", "fp16")
 COMPILED_FRONTENDS = ("huggingface", "gguf", "onnx")
 
 
@@ -27,8 +28,31 @@ def _target(loaded: LoadedConfig) -> Iterator[str]:
     if loaded.config.target not in COMPILED_TARGETS:
         yield loaded.fault(
             "backend.type",
-            f"{loaded.config.backend.type} is not there yet; this version compiles for tvm_llvm "
+            f"{loaded.config.backend.type} is not there yet; this version compiles for tvm_llvm and tvm_vacc "
             "(--set backend.type=tvm_llvm)",
+        )
+    if loaded.config.target == "vacc":
+        yield from _vacc(loaded)
+
+
+def _vacc(loaded: LoadedConfig) -> Iterator[str]:
+    config = loaded.config
+    if config.backend.dtype not in VACC_TYPES:
+        yield loaded.fault(
+            "backend.dtype", f"the vacc target has {' and '.join(VACC_TYPES)}, not {config.backend.dtype}; name one of them"
+        )
+    if config.kv8:
+        yield loaded.fault("frontend.quantize", "the vacc target has no int8 KV cache yet; leave out kv8 or w16kv8")
+    quantize = config.frontend.quantize
+    if quantize is not None and quantize.activation == "bf16":
+        yield loaded.fault(
+            "frontend.quantize.activation",
+            "the vacc target multiplies in float16 or, with int8_g32, int8_g64, int8_g128 or int8_token, in int8; "
+            "name one of these, or leave it out for float16",
+        )
+    if quantize is not None and quantize.accept is not None:
+        yield loaded.fault(
+            "frontend.quantize.accept", "a simulation is too slow to measure perplexity; compile for tvm_llvm to do so"
         )
 
 

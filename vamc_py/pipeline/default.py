@@ -33,6 +33,7 @@ from vamc_py.passes.raise_rotary import RaiseRotary
 from vamc_py.passes.raise_swiglu import RaiseSwiglu
 from vamc_py.passes.select_kernels import SelectKernels
 from vamc_py.passes.select_rows_early import SelectRowsEarly
+from vamc_py.passes.shard_tensors import ShardTensors
 from vamc_py.passes.simplify import Simplify
 from vamc_py.passes.strided_slice import StridedSlice
 from vamc_py.pipeline.base import Pass
@@ -101,8 +102,23 @@ class Numbers:
 
 def default_pipeline(numbers: Numbers) -> tuple[Pass, ...]:
     """The whole pass list of the llvm target."""
+    return (*_to_step(numbers), *_LOWER)
+
+
+def vacc_pipeline(numbers: Numbers, *, tp: int = 1, align: bool = False) -> tuple[Pass, ...]:
+    """The whole pass list of the vacc target, whose operators become commands without passes (``schedules/vacc``).
+
+    It ends with the program of the first die; those of the others differ in the last pass.
+    """
+    narrow = numbers.activations.activation not in (None, "int16", "bf16")
+    passes = (one for one in _to_step(numbers) if narrow or not isinstance(one, QuantizeActivations))
+    return (*passes, ShardTensors(tp=tp, align=align))
+
+
+def _to_step(numbers: Numbers) -> tuple[Pass, ...]:
+    """The passes to a step in the operators that every target has kernels for."""
     step = (replace(one, rules=numbers.rules) if isinstance(one, MergeLinear) else one for one in _STEP)
-    return (*_RAISE, *step, *numbers.passes(), *_LOWER)
+    return (*_RAISE, *step, *numbers.passes())
 
 
 def all_passes() -> tuple[Pass, ...]:
@@ -112,20 +128,22 @@ def all_passes() -> tuple[Pass, ...]:
 
 def default_passes(config: Config) -> tuple[Pass, ...]:
     """The pass list of the configuration's target, before its own ``passes``. UserError for a target without one."""
-    if config.target != "llvm":
+    if config.target == "cuda":
         raise UserError(f"{config.backend.type} has no list of passes yet; tvm_llvm has (--set backend.type=tvm_llvm)")
     quantize = config.frontend.quantize or Quantize()
-    return default_pipeline(
-        Numbers(
-            config.backend.dtype,
-            config.quantize_lm_head,
-            _activations(config),
-            config.weight_rules,
-            quantize.group or 128,
-            quantize.zeros,
-            config.kv8,
-        )
+    numbers = Numbers(
+        config.backend.dtype,
+        config.quantize_lm_head,
+        _activations(config),
+        config.weight_rules,
+        quantize.group or 128,
+        quantize.zeros,
+        config.kv8,
     )
+    if config.target == "vacc":
+        kwargs = config.frontend.model_kwargs
+        return vacc_pipeline(numbers, tp=kwargs.tp, align=kwargs.align_qkv)
+    return default_pipeline(numbers)
 
 
 def _activations(config: Config) -> QuantizeActivations:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from vamc_py.pipeline.base import STAGES, Pass
 
 LAST = "bundle-parameters"  # makes the parameters what the runtime hands over
+# Targets whose lowering is not a pass take their parameters one by one.
+_WITHOUT_LAST = ("vacc",)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def pipeline_faults(passes: Sequence[Pass], target: str, *, whole: bool = False)
         if late:
             yield PipelineFault(f"the pass {one.name} must run after {', '.join(late)}; put it behind", index, late)
     yield from _stage_faults(passes)
-    if whole:
+    if whole and target not in _WITHOUT_LAST:
         yield from _ending_faults(passes)
 
 

@@ -1,0 +1,58 @@
+"""What a schedule of the vacc device decides, and the series of decisions that are tried until a stage fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+TILE = 16
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Sizes that trade SSRAM against DDR traffic and the number of commands. Bytes where nothing else is said."""
+
+    resident: int
+    """A tensor between operators that is not larger stays in SSRAM; others lie in DDR."""
+    inputs: int
+    """Of the left factor of a product that are in SSRAM at a time; a longer one is cut in blocks of rows."""
+    weights: int
+    """Of a tile of weights as the matrix unit reads them (float16, or int8 where activations are int8)."""
+    outputs: int
+    """Of a tile of a product's result in float32."""
+    scores: int
+    """Of the attention scores of a block, in float32."""
+    slots: int = 3
+    """Tiles of weights in flight: one that is multiplied, the others being loaded or dequantized."""
+
+    def rows_of(self, rows: int, columns: int, itemsize: int) -> int:
+        """Rows of a block of a left factor [rows, columns]."""
+        return fitting(rows, self.inputs // (columns * itemsize))
+
+    def columns_of(self, columns: int, depth: int, itemsize: int, rows: int) -> int:
+        """Columns of a tile of a product [rows, depth] by [depth, columns], all of them multiples of the matrix tile.
+
+        Of the widths that fit, one that leaves little over in the last tile.
+        """
+        largest = max(min(self.weights // (depth * itemsize), self.outputs // (rows * 4)) // TILE * TILE, TILE)
+        tiles = -(-columns // largest)
+        return min(-(-columns // tiles // TILE) * TILE, -(-columns // TILE) * TILE)
+
+
+def fitting(count: int, most: int) -> int:
+    """`count`, or the largest multiple of the matrix tile that is not above `most` (at least one tile)."""
+    return count if count <= most else max(most // TILE * TILE, min(count, TILE))
+
+
+def series(ssram_bytes: int) -> Iterator[Decisions]:
+    """From the ones that leave most in SSRAM to those that need least."""
+    for resident in (0.45, 0.3, 0.2, 0.1, 0.05, 0.02, 0.0):
+        for divide in (1, 2, 4, 16):
+            whole = ssram_bytes / divide
+            yield Decisions(
+                resident=int(resident * ssram_bytes),
+                inputs=int(0.25 * whole),
+                weights=int(0.05 * whole),
+                outputs=int(0.05 * whole),
+                scores=int(0.1 * whole),
+            )

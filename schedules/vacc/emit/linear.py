@@ -1,0 +1,354 @@
+"""Linear layers: tiles of weights stream through SSRAM while the blocks of the left factor stay.
+
+A tile of weights is loaded (wddma), dequantized where its numbers are not what the matrix unit multiplies (vector), multiplied
+(matrix) and finished: written back, joined with its other half by SwiGLU, or summed over the dies. Loads of the next tiles
+run meanwhile; the dequantization of the next tile stands before the finish of this one in the vector unit's queue, since
+that waits for the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vamc_py.schedules.vacc import kernels
+from vamc_py.schedules.vacc.emit.decisions import TILE, fitting
+from vamc_py.schedules.vacc.emit.emitter import Emitter
+from vamc_py.schedules.vacc.emit.stage import At
+from vamc_py.schedules.vacc.emit.values import Parameter, Value
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A call of R.vamc.linear, its weights by their places."""
+
+    weight: Parameter
+    """Panels [ceil(N / 16)][K][16]; of four bits [ceil(N / 16)][K / 2][16]."""
+    columns: int
+    """N, padded to the matrix tile."""
+    depth: int
+    """K."""
+    bits: int = 8
+    group: int = 0
+    scale: Parameter | None = None
+    zero: Parameter | None = None
+    bias: Parameter | None = None
+    norm: Parameter | None = None
+    epsilon: float = 0.0
+    activation_group: int | None = None
+    """Columns of the left factor that share a scale as int8 (0: a row); None: it is float16."""
+
+    @property
+    def integers(self) -> bool:
+        """Whether both factors are int8."""
+        return self.activation_group is not None
+
+    @property
+    def input_dtype(self) -> str:
+        """Of the left factor."""
+        return "int8" if self.integers else "float16"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element of either factor as it is multiplied."""
+        return 1 if self.integers else 2
+
+    @property
+    def row_scale(self) -> Parameter | None:
+        """The scale of each output row, which the product is multiplied by."""
+        return self.scale if self.group == 0 and self.weight.dtype == "int8" else None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of the left factor as they are multiplied."""
+
+    row: int
+    rows: int
+    values: At
+    scales: At | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Columns of the result, padded to the matrix tile."""
+
+    column: int
+    columns: int
+
+
+def project(e: Emitter, layer: Layer, x: Value, *, residual: Value | None = None) -> Value:
+    """x @ weight.T with prologue, scale, bias and residual -> float32 [rows, N]."""
+    out = e.value("product", x.rows, layer.columns, "float32")
+    for block in _blocks(e, layer, x):
+        constants = _row_constants(e, layer)
+
+        def compute(tile: Tile, weights: list[At], block: Block = block) -> At:
+            direct = out.resident and (residual is None or residual.resident)
+            target = (
+                out.window(block.row, block.rows, tile.column, tile.columns)
+                if direct
+                else e.output_slot("product", block.rows * tile.columns, "float32")
+            )
+            stride = layer.columns if direct else tile.columns
+            term = None
+            if residual is not None:
+                term = residual.window(block.row, block.rows, tile.column, tile.columns)
+                if not direct:
+                    term = e.loaded(term, e.output_slot("residual", block.rows * tile.columns, "float32"))
+            _multiply(e, layer, block, tile, weights[0], constants, target, stride, residual=term)
+            return target
+
+        def finish(tile: Tile, target: At, block: Block = block) -> None:
+            if not (out.resident and (residual is None or residual.resident)):
+                e.stage.transfer("odma", target, out.window(block.row, block.rows, tile.column, tile.columns))
+
+        _pipelined(_tiles(e, layer, block.rows), lambda tile: [_weights(e, layer, tile)], compute, finish)
+    return out
+
+
+def project_gated(e: Emitter, layer: Layer, x: Value, next_layer: Layer) -> Value:
+    """silu(gate) * up of the two halves of the product, as the next layer takes it: [rows, N / 2]."""
+    half = layer.columns // 2
+    out = e.value("gated", x.rows, half, next_layer.input_dtype)
+    group = next_layer.activation_group
+    if group is not None:
+        out = e.with_scales(out, group)
+    for block in _blocks(e, layer, x):
+        constants = _row_constants(e, layer)
+
+        def load(tile: Tile) -> list[At]:
+            return [_weights(e, layer, tile), _weights(e, layer, Tile(half + tile.column, tile.columns))]
+
+        def compute(tile: Tile, weights: list[At], block: Block = block) -> list[At]:
+            parts = []
+            for name, start, at in zip(("gate", "up"), (0, half), weights, strict=True):
+                target = e.output_slot(name, block.rows * tile.columns, "float32")
+                place = Tile(start + tile.column, tile.columns)
+                _multiply(e, layer, block, place, at, constants, target, tile.columns)
+                parts.append(target)
+            return parts
+
+        def finish(tile: Tile, parts: list[At], block: Block = block) -> None:
+            _gate(e, block, tile, parts, out, group)
+
+        width = _tile_width(e, layer, block.rows, half, 2, group or TILE)
+        _pipelined(_cut(half, width), load, compute, finish)
+    return out
+
+
+def project_summed(e: Emitter, layer: Layer, x: Value, residual: Value | None) -> Value:
+    """The product of this die summed over all dies [+ residual] -> float32 [rows, N]. The dies exchange float16."""
+    out = e.value("summed", x.rows, layer.columns, "float32")
+    for block in _blocks(e, layer, x):
+        constants = _row_constants(e, layer)
+
+        def compute(tile: Tile, weights: list[At], block: Block = block) -> At:
+            target = e.output_slot("partial", block.rows * tile.columns, "float16")
+            _multiply(e, layer, block, tile, weights[0], constants, target, tile.columns, out="float16")
+            return target
+
+        def finish(tile: Tile, partial: At, block: Block = block) -> None:
+            total = e.output_slot("total", block.rows * tile.columns, "float16")
+            e.stage.collective("all_reduce", "float16", partial, total)
+            e.add_total(total, block.row, block.rows, tile.column, tile.columns, residual, out)
+
+        _pipelined(_tiles(e, layer, block.rows), lambda tile: [_weights(e, layer, tile)], compute, finish)
+    return out
+
+
+def _gate(e: Emitter, block: Block, tile: Tile, parts: Sequence[At], out: Value, group: int | None) -> None:
+    rows, columns = block.rows, tile.columns
+    if group is None:
+        target = (
+            out.window(block.row, rows, tile.column, columns)
+            if out.resident
+            else e.output_slot("gated", rows * columns, "float16")
+        )
+        stride = out.columns if out.resident else columns
+        e.stage.launch(kernels.swiglu(rows, columns, columns, columns, stride, "float16"), *parts, target)
+        if not out.resident:
+            e.stage.transfer("odma", target, out.window(block.row, rows, tile.column, columns))
+        return
+    wide = e.output_slot("gated", rows * columns, "float32")
+    e.stage.launch(kernels.swiglu(rows, columns, columns, columns, columns, "float32"), *parts, wide)
+    assert out.scales is not None
+    groups = -(-columns // group)
+    narrow = e.output_slot("gated8", rows * columns, "int8")
+    scales = e.output_slot("gated_scales", rows * groups, "float32")
+    e.stage.launch(kernels.quantize_rows(rows, columns, group), wide, narrow, scales)
+    e.stage.transfer("odma", narrow, out.window(block.row, rows, tile.column, columns))
+    e.stage.transfer("odma", scales, out.scales.window(block.row, rows, tile.column // group, groups))
+
+
+def _blocks(e: Emitter, layer: Layer, x: Value) -> Iterator[Block]:
+    """The left factor in blocks of rows, ready to be multiplied."""
+    most = e.decisions.rows_of(x.rows, layer.depth, layer.itemsize)
+    for row in range(0, x.rows, most):
+        yield _block(e, layer, x, row, min(most, x.rows - row))
+
+
+def _block(e: Emitter, layer: Layer, x: Value, row: int, rows: int) -> Block:
+    if x.dtype == layer.input_dtype:
+        values = x.block(row, rows)
+        scales = None if x.scales is None else x.scales.block(row, rows)
+        if not x.resident:
+            values = e.loaded(values, e.block_buffer("inputs", rows * layer.depth, x.dtype))
+            if x.scales is not None and scales is not None:
+                scales = e.loaded(scales, e.block_buffer("input_scales", rows * x.scales.columns, "float32"))
+        return Block(row, rows, values, scales)
+    assert x.dtype == "float32", f"{x.dtype} before a product of {layer.input_dtype}"
+    result = Value(rows, layer.depth, layer.input_dtype, e.stage.buffer("inputs", rows * layer.depth, layer.input_dtype))
+    group = layer.activation_group
+    if group is not None:
+        groups = -(-layer.depth // (group or layer.depth))
+        scales_of = e.stage.buffer("input_scales", rows * groups, "float32")
+        result = Value(*_shape(result), result.place, Value(rows, groups, "float32", scales_of))
+    norm = None if layer.norm is None else e.constant("norm", layer.norm)
+    step = fitting(rows, e.decisions.outputs // (layer.depth * 4))
+    for first in range(0, rows, step):
+        _convert(e, layer, x, row + first, result, first, min(step, rows - first), norm)
+    return Block(
+        row, rows, result.block(0, rows), None if result.scales is None else result.scales.block(0, rows)
+    )  # fmt: skip
+
+
+def _shape(value: Value) -> tuple[int, int, str]:
+    return value.rows, value.columns, value.dtype
+
+
+def _convert(
+    e: Emitter, layer: Layer, x: Value, row: int, result: Value, first: int, rows: int, norm: At | None
+) -> None:
+    """Some rows of x, normalized where the layer asks for it, as the product takes them."""
+    depth = layer.depth
+    source = x.block(row, rows)
+    if not x.resident:
+        source = e.loaded(source, e.output_slot("rows", rows * depth, "float32"))
+    target = result.block(first, rows)
+    if result.scales is None:
+        if norm is None:
+            e.stage.launch(kernels.cast_f16(rows * depth), source, target)
+        else:
+            kernel = kernels.rms_norm(rows, depth, layer.epsilon, out="float16", x_stride=depth)
+            e.stage.launch(kernel, source, norm, target)
+        return
+    if norm is not None:
+        normalized = e.output_slot("normalized", rows * depth, "float32")
+        kernel = kernels.rms_norm(rows, depth, layer.epsilon, out="float32", x_stride=depth)
+        e.stage.launch(kernel, source, norm, normalized)
+        source = normalized
+    group = layer.activation_group
+    assert group is not None
+    e.stage.launch(kernels.quantize_rows(rows, depth, group), source, target, result.scales.block(first, rows))
+
+
+def _row_constants(e: Emitter, layer: Layer) -> dict[str, At]:
+    """Scales and biases of the output rows: small, so the whole of them is loaded at once."""
+    named = {"scale": layer.row_scale, "bias": layer.bias}
+    return {name: e.constant(name, parameter) for name, parameter in named.items() if parameter is not None}
+
+
+def _multiply(
+    e: Emitter,
+    layer: Layer,
+    block: Block,
+    tile: Tile,
+    weights: At,
+    constants: dict[str, At],
+    target: At,
+    stride: int,
+    *,
+    residual: At | None = None,
+    out: str = "float32",
+) -> None:
+    kernel = kernels.gemm(
+        block.rows,
+        tile.columns,
+        layer.depth,
+        dtype="i8" if layer.integers else "f16",
+        a_stride=layer.depth,
+        b="panels",
+        c_stride=stride,
+        out=out,
+        scale="scale" in constants,
+        bias="bias" in constants,
+        residual=residual is not None,
+        group=(layer.activation_group or layer.depth) if layer.integers else 0,
+        cores=e.cores,
+    )
+    arguments = [block.values, weights]
+    if block.scales is not None:
+        arguments.append(block.scales)
+    for at in constants.values():
+        arguments.append(At(at.place, at.offset + tile.column * 4, tile.columns * 4))
+    if residual is not None:
+        arguments.append(residual)
+    e.stage.launch(kernel, *arguments, target)
+
+
+def _weights(e: Emitter, layer: Layer, tile: Tile) -> At:
+    """A tile of weights as the matrix unit reads it."""
+    size = tile.columns * layer.depth * layer.itemsize
+    stored = layer.weight.place.bytes // (layer.columns // TILE)  # bytes of a panel
+    source = At(layer.weight.place, tile.column // TILE * stored, tile.columns // TILE * stored)
+    ready = layer.integers or layer.weight.dtype == "float16"
+    raw = e.in_ring("weights" if ready else "stored", source.row_bytes)
+    e.stage.transfer("wddma", source, raw)
+    if ready:
+        return raw
+    wide = e.in_ring("weights", size)
+    if layer.row_scale is not None:
+        e.stage.launch(kernels.dequantize(tile.columns * layer.depth), raw, wide)
+        return wide
+    assert layer.scale is not None
+    parts = [raw]
+    for name, parameter in (("scales", layer.scale), ("zeros", layer.zero)):
+        if parameter is None:
+            continue
+        per_panel = parameter.place.bytes // (layer.columns // TILE)
+        part = At(parameter.place, tile.column // TILE * per_panel, tile.columns // TILE * per_panel)
+        at = e.in_ring(name, part.row_bytes)
+        e.stage.transfer("wddma", part, at)
+        parts.append(at)
+    kernel = kernels.dequantize_groups(
+        tile.columns,
+        layer.depth,
+        layer.group or layer.depth,
+        bits=layer.bits,
+        dtype=layer.weight.dtype,
+        zeros=layer.zero is not None,
+        scale=layer.scale.dtype,
+    )
+    e.stage.launch(kernel, *parts, wide)
+    return wide
+
+
+def _tiles(e: Emitter, layer: Layer, rows: int) -> list[Tile]:
+    return _cut(layer.columns, e.decisions.columns_of(layer.columns, layer.depth, layer.itemsize, rows))
+
+
+def _tile_width(e: Emitter, layer: Layer, rows: int, columns: int, parts: int, multiple: int) -> int:
+    """Columns of a tile of `parts` products side by side, a multiple of what shares a scale afterwards."""
+    width = e.decisions.columns_of(columns, layer.depth * parts, layer.itemsize, rows * parts)
+    return min(max(width // multiple, 1) * multiple, columns)
+
+
+def _cut(columns: int, width: int) -> list[Tile]:
+    return [Tile(column, min(width, columns - column)) for column in range(0, columns, width)]
+
+
+def _pipelined(
+    tiles: Sequence[Tile],
+    load: Callable[[Tile], list[At]],
+    compute: Callable[[Tile, list[At]], Any],
+    finish: Callable[[Tile, Any], None],
+) -> None:
+    """Each tile loaded, computed and finished, the next one's load before this one's finish."""
+    ready = load(tiles[0])
+    for index, tile in enumerate(tiles):
+        result = compute(tile, ready)
+        if index + 1 < len(tiles):
+            ready = load(tiles[index + 1])
+        finish(tile, result)
