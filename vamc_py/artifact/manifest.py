@@ -5,7 +5,9 @@ Written by ``vamc-py compile``, read by the runtime; imports neither the compile
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from vamc_py.activation import Activation
 
@@ -14,6 +16,9 @@ MANIFEST_FILE = "manifest.json"
 MODULE_FILE = "mod.so"
 PARAMETERS_FILE = "params.bin"
 CONFIG_FILE = "config.yaml"
+DEVICE_FILE = "device.json"  # of the vacc target: the device model, each value with its status
+PROGRAM_FILE = "mod.json"  # of the vacc target, in the folder of a runstream: vamc_py.runstream.program.Program
+RUNSTREAM_PARAMETERS_FILE = "mod.params"
 TOKENIZER_DIR = "tokenizer"
 IR_DIR = "ir"  # the IR after every pass, for people (see vamc_py.inspect.dump)
 IR_TIMES_FILE = f"{IR_DIR}/times.json"  # in no record: it differs from compile to compile
@@ -84,8 +89,8 @@ class FileRecord(_Record):
 class Target(_Record):
     """What the module was compiled for."""
 
-    kind: str  # "llvm"
-    mcpu: str
+    kind: str  # "llvm", "vacc"
+    mcpu: str  # of vacc: that of the host functions that stand for kernels
     features: tuple[str, ...]  # CPU features without which the module would die on an illegal instruction
     dtype: str  # backend.dtype: "int8", "fp16", "bf16", "fp32"
 
@@ -112,14 +117,23 @@ class Accepted(_Record):
     widened: tuple[Widened, ...]
 
 
-class Manifest(_Record):
-    """The whole of manifest.json."""
+class ManifestBase(_Record):
+    """What the manifests of all targets say."""
 
     format_version: int = FORMAT_VERSION
     name: str
     target: Target
     model: ModelFacts
     limits: Limits
+    files: dict[str, FileRecord]  # every other file of the artifact but the manifest itself
+    built_with: dict[str, str]  # package → version
+    source: dict[str, str]  # "checkpoint" and "config" → sha256
+    slow_operators: tuple[str, ...] = ()  # what stayed on TVM's default loops, as the compiler said
+
+
+class Manifest(ManifestBase):
+    """The whole of manifest.json of the llvm target."""
+
     step: Function
     one_slot_a_step: bool = False  # the step takes the tokens of one slot at a time only (see the pass dense-kv-cache)
     activation: Activation | None = (
@@ -127,8 +141,52 @@ class Manifest(_Record):
     )
     wide_rows: int = 0  # up to so many tokens meet them in int16 anyhow
     parameters: tuple[Parameter, ...]
-    files: dict[str, FileRecord]  # every other file of the artifact but the manifest itself
-    built_with: dict[str, str]  # package → version
-    source: dict[str, str]  # "checkpoint" and "config" → sha256
     accepted: Accepted | None = None  # where the compile was told to measure
-    slow_operators: tuple[str, ...] = ()  # what stayed on TVM's default loops, as the compiler said
+
+
+class Runstreams(_Record):
+    """The programs of the dies: a folder for each stage and rank, with PROGRAM_FILE, MODULE_FILE and
+    RUNSTREAM_PARAMETERS_FILE."""
+
+    device: str  # name of the device model
+    prefill: tuple[str, ...]  # folders in the order of ranks; a step takes up to limits.prefill tokens
+    decode: tuple[str, ...]  # likewise; a step takes one token
+
+    @classmethod
+    def named(cls, device: str, limits: Limits, ranks: int) -> Self:
+        """The folders ``prefill_<prefill>_rank<r>`` and ``decode_<context>_rank<r>`` of so many ranks."""
+        return cls(
+            device=device,
+            prefill=tuple(f"prefill_{limits.prefill}_rank{rank}" for rank in range(ranks)),
+            decode=tuple(f"decode_{limits.context}_rank{rank}" for rank in range(ranks)),
+        )
+
+    @model_validator(mode="after")
+    def _both_stages(self) -> Self:
+        if not self.prefill or len(self.prefill) != len(self.decode):
+            raise ValueError("as many folders of prefill as of decode are wanted, at least one")
+        return self
+
+    @property
+    def ranks(self) -> int:
+        """How many dies work together."""
+        return len(self.prefill)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """All folders, those of prefill first."""
+        return (*self.prefill, *self.decode)
+
+
+DEVICE_MODEL_NOTICE = (
+    "vacc is a device model of vamc-py's own, for no instruction set of the real device is public. The commands in "
+    "mod.json are of that model; mod.so holds functions of the host that compute what its kernels are defined to; "
+    "device.json says which figures of the device are published and which are assumed."
+)
+
+
+class VaccManifest(ManifestBase):
+    """The whole of manifest.json of the vacc target. Parameters are described by the programs."""
+
+    runstreams: Runstreams
+    notice: str = DEVICE_MODEL_NOTICE  # for whoever opens the file

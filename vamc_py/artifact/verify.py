@@ -16,21 +16,26 @@ from pydantic import ValidationError
 
 from vamc_py.artifact.cpu import missing_features
 from vamc_py.artifact.manifest import (
+    DEVICE_FILE,
     FORMAT_VERSION,
     IR_TIMES_FILE,
     MANIFEST_FILE,
     MODULE_FILE,
     PARAMETER_ALIGNMENT,
     PARAMETERS_FILE,
-    FileRecord,
+    PROGRAM_FILE,
+    RUNSTREAM_PARAMETERS_FILE,
     Manifest,
+    ManifestBase,
     Parameter,
     Target,
+    VaccManifest,
 )
 from vamc_py.errors import ArtifactError
 
 MARKER_FILE = ".verified"  # outside the hashed content: what was checked, and the state of the files then
-TARGET_KINDS = ("llvm",)
+VACC = "vacc"
+TARGET_KINDS = ("llvm", VACC)
 
 _CHUNK = 1 << 20  # bytes; small enough to stay in the cache between reading and hashing
 _ITEM_SIZE = {
@@ -46,7 +51,29 @@ def _silent(_name: str, _size: int) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the artifact in ``folder``; ArtifactError when there is none that this version reads."""
+    """The manifest of the artifact in ``folder``, for what works with compiled code of a real machine.
+
+    ArtifactError when there is none that this version reads, or for the vacc target.
+    """
+    manifest = read_any_manifest(folder)
+    if isinstance(manifest, VaccManifest):
+        raise ArtifactError(
+            f"{folder}: compiled for vacc, a device model, which this command does not serve; `vamc-py run` runs it in "
+            "simulation, `vamc-py simulate` estimates how fast the device would be"
+        )
+    return manifest
+
+
+def read_vacc_manifest(folder: Path) -> VaccManifest:
+    """The manifest of an artifact of the vacc target; ArtifactError when there is none that this version reads."""
+    manifest = read_any_manifest(folder)
+    if not isinstance(manifest, VaccManifest):
+        raise ArtifactError(f"{folder}: compiled for {manifest.target.kind}; give an artifact of the vacc target")
+    return manifest
+
+
+def read_any_manifest(folder: Path) -> Manifest | VaccManifest:
+    """The manifest of an artifact of any target; ArtifactError when there is none that this version reads."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise ArtifactError(f"{folder}: no {MANIFEST_FILE} here; give the folder that `vamc-py compile` wrote")
@@ -61,8 +88,10 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: artifact format {version!r}, this vamc-py reads format {FORMAT_VERSION}; "
             "compile the artifact again with this version"
         )
+    target = record.get("target")
+    kind = VaccManifest if isinstance(target, dict) and target.get("kind") == VACC else Manifest
     try:
-        return Manifest.model_validate(record)
+        return kind.model_validate(record)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
@@ -80,9 +109,9 @@ def check_target(target: Target) -> None:
         )
 
 
-def check_sizes(folder: Path, manifest: Manifest) -> None:
+def check_sizes(folder: Path, manifest: ManifestBase) -> None:
     """ArtifactError unless every file of the manifest is there with its size."""
-    for name in (MODULE_FILE, PARAMETERS_FILE):
+    for name in _needed(folder, manifest):
         if name not in manifest.files:
             raise ArtifactError(f"{folder / MANIFEST_FILE}: does not list {name}; compile the artifact again")
     for name, record in manifest.files.items():
@@ -93,6 +122,22 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
             raise ArtifactError(
                 f"{path}: {size} bytes instead of {record.size}: truncated or altered; copy or compile it again"
             )
+
+
+def _needed(folder: Path, manifest: ManifestBase) -> list[str]:
+    """Files without which the artifact is none. ArtifactError where a rank's whole folder is not there."""
+    if not isinstance(manifest, VaccManifest):
+        return [MODULE_FILE, PARAMETERS_FILE]
+    streams = manifest.runstreams
+    for stage, names in (("prefill", streams.prefill), ("decode", streams.decode)):
+        for rank, name in enumerate(names):
+            if not _inside(folder, name).is_dir():
+                raise ArtifactError(
+                    f"{folder / name}: the {stage} runstream of rank {rank} of {streams.ranks} is missing; "
+                    "copy or compile the artifact again"
+                )
+    parts = (MODULE_FILE, PROGRAM_FILE, RUNSTREAM_PARAMETERS_FILE)
+    return [DEVICE_FILE, *(f"{name}/{part}" for name in streams.folders for part in parts)]
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -136,11 +181,18 @@ def _hash(path: Path, offset: int, size: int, report: Callable[[int], None]) -> 
     return digest.hexdigest()
 
 
-def check_hashes(folder: Path, manifest: Manifest, progress: Progress = _silent) -> None:
-    """ArtifactError unless every file has the hash of the manifest."""
+def check_hashes(folder: Path, manifest: ManifestBase, progress: Progress = _silent) -> None:
+    """ArtifactError unless every file has the hash of the manifest. One of several names (hard links) is read once."""
+    known: dict[tuple[int, int], str] = {}
     for name, record in manifest.files.items():
         path = _inside(folder, name)
-        if _hash(path, 0, record.size, lambda size, name=name: progress(name, size)) != record.sha256:  # type: ignore[misc]
+        stat = path.stat()
+        one = (stat.st_dev, stat.st_ino)
+        if one in known:
+            progress(name, record.size)
+        else:
+            known[one] = _hash(path, 0, record.size, lambda size, name=name: progress(name, size))  # type: ignore[misc]
+        if known[one] != record.sha256:
             raise ArtifactError(f"{path}: its content is not what was compiled (sha256); copy or compile it again")
 
 
@@ -152,7 +204,7 @@ def check_parameters(folder: Path, manifest: Manifest, progress: Progress = _sil
             raise ArtifactError(f"{path}: parameter {item.name} is altered (sha256); copy or compile it again")
 
 
-def unexpected_files(folder: Path, manifest: Manifest) -> list[str]:
+def unexpected_files(folder: Path, manifest: ManifestBase) -> list[str]:
     """Paths of files below ``folder`` that the manifest does not name, sorted."""
     return sorted(set(_files(folder)) - set(manifest.files) - {MANIFEST_FILE, MARKER_FILE, IR_TIMES_FILE})
 
@@ -162,7 +214,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def check_for_load(folder: Path, *, hashes: bool | None = None) -> Manifest:
-    """The manifest, after the checks that a load needs.
+    """The manifest, after the checks that a load needs; ArtifactError for the vacc target, too.
 
     ``hashes``: True checks them, False does not, None checks them unless an earlier load of these very files did.
     """
@@ -170,24 +222,38 @@ def check_for_load(folder: Path, *, hashes: bool | None = None) -> Manifest:
     check_target(manifest.target)
     check_sizes(folder, manifest)
     check_layout(manifest)
+    _check_hashes_once(folder, manifest, hashes)
+    return manifest
+
+
+def check_vacc_for_load(folder: Path, *, hashes: bool | None = None) -> VaccManifest:
+    """``check_for_load`` for an artifact of the vacc target. What its programs say is not looked at."""
+    manifest = read_vacc_manifest(folder)
+    check_target(manifest.target)
+    check_sizes(folder, manifest)
+    _check_hashes_once(folder, manifest, hashes)
+    return manifest
+
+
+def _check_hashes_once(folder: Path, manifest: ManifestBase, hashes: bool | None) -> None:
     if hashes is None:
         hashes = not _marked(folder, manifest)
     if hashes:
         check_hashes(folder, manifest)
         mark(folder, manifest)
-    return manifest
 
 
-def verify(folder: Path, progress: Progress = _silent) -> Manifest:
+def verify(folder: Path, progress: Progress = _silent) -> Manifest | VaccManifest:
     """The manifest, after every check but that of the CPU: an artifact may be verified on a machine that cannot run it.
 
-    ``progress`` is called with all bytes of all files, then with all bytes of all parameters.
+    ``progress`` is called with all bytes of all files, then with all bytes of all parameters that the manifest names.
     """
-    manifest = read_manifest(folder)
+    manifest = read_any_manifest(folder)
     check_sizes(folder, manifest)
-    check_layout(manifest)
-    # Parameters first: their message names the parameter, that of the file could not.
-    check_parameters(folder, manifest, progress)
+    if isinstance(manifest, Manifest):
+        check_layout(manifest)
+        # Parameters first: their message names the parameter, that of the file could not.
+        check_parameters(folder, manifest, progress)
     check_hashes(folder, manifest, progress)
     if extra := unexpected_files(folder, manifest):
         raise ArtifactError(f"{folder}: {', '.join(extra)}: not part of the artifact; remove or compile it again")
@@ -195,7 +261,7 @@ def verify(folder: Path, progress: Progress = _silent) -> Manifest:
     return manifest
 
 
-def _state(folder: Path, manifest: Manifest) -> dict[str, object]:
+def _state(folder: Path, manifest: ManifestBase) -> dict[str, object]:
     """What must be unchanged for an earlier check of the hashes to hold."""
     stats = {name: _inside(folder, name).stat() for name in manifest.files}
     return {
@@ -204,7 +270,7 @@ def _state(folder: Path, manifest: Manifest) -> dict[str, object]:
     }
 
 
-def mark(folder: Path, manifest: Manifest) -> None:
+def mark(folder: Path, manifest: ManifestBase) -> None:
     """Remember that the files' hashes were right; where the folder is read-only, the next load checks again."""
     try:
         (folder / MARKER_FILE).write_text(json.dumps(_state(folder, manifest)))
@@ -212,14 +278,14 @@ def mark(folder: Path, manifest: Manifest) -> None:
         return
 
 
-def _marked(folder: Path, manifest: Manifest) -> bool:
+def _marked(folder: Path, manifest: ManifestBase) -> bool:
     try:
         return bool(json.loads((folder / MARKER_FILE).read_bytes()) == _state(folder, manifest))
     except (OSError, ValueError):
         return False
 
 
-def bytes_to_verify(manifest: Manifest) -> int:
-    """Bytes that ``verify`` reads, for a progress bar."""
-    records: list[FileRecord | Parameter] = [*manifest.files.values(), *manifest.parameters]
-    return sum(record.size for record in records)
+def bytes_to_verify(manifest: ManifestBase) -> int:
+    """Bytes that ``verify`` reports to its ``progress``."""
+    parameters = manifest.parameters if isinstance(manifest, Manifest) else ()
+    return sum(record.size for record in manifest.files.values()) + sum(parameter.size for parameter in parameters)

@@ -13,11 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vamc_py.artifact.manifest import IR_TIMES_FILE, MANIFEST_FILE, FileRecord, Manifest
+from vamc_py.artifact.manifest import IR_TIMES_FILE, MANIFEST_FILE, FileRecord, ManifestBase
 from vamc_py.errors import UserError
 
 _PARTIAL = ".partial-"  # what a killed compile leaves: never a folder that the runtime would take
 _UNRECORDED = (MANIFEST_FILE, IR_TIMES_FILE)
+# What systems say that have no hard links, or no more of them for a file.
+_NO_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What decides the bytes of mod.so and params.bin.
 _BUILDERS = ("vamc-py", "apache-tvm", "apache-tvm-ffi", "torch", "numpy")
@@ -76,6 +78,20 @@ class ArtifactWriter:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def link(self, name: str, other: str) -> None:
+        """The file ``name`` under another name, too: a hard link, or a copy where the file system has none.
+
+        ``name`` must be whole: its bytes stay as they are. Both folders must be there.
+        """
+        try:
+            self.path(other).hardlink_to(self.path(name))
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            shutil.copyfile(self.path(name), self.path(other))
+        if name in self._digests:
+            self.know_digest(other, self._digests[name])
+
     def write_json(self, name: str, value: Any) -> None:
         """A JSON file with sorted keys, so that equal content gives equal bytes."""
         self.path(name).write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
@@ -84,7 +100,7 @@ class ArtifactWriter:
         """The hash of a file that was computed while it was written, so that it need not be read again."""
         self._digests[name] = sha256
 
-    def finish(self, manifest: Manifest) -> None:
+    def finish(self, manifest: ManifestBase) -> None:
         """``complete``, then puts the folder in its place; an old one goes."""
         self.complete(manifest)
         self.put_in_place()
@@ -100,22 +116,32 @@ class ArtifactWriter:
                 self._replaced.rename(self.folder)
             raise
 
-    def complete(self, manifest: Manifest) -> Path:
+    def complete(self, manifest: ManifestBase) -> Path:
         """Writes the manifest with the record of every file. The hidden folder is an artifact then, and can be loaded
         as long as nothing is written into it (``verify=False``: to remember a check is to write)."""
         files = sorted(path for path in self._partial.rglob("*") if path.is_file())
         names = {path.relative_to(self._partial).as_posix(): path for path in files}
-        records = {name: self._record(path) for name, path in names.items() if name not in _UNRECORDED}
+        records = self._records({name: path for name, path in names.items() if name not in _UNRECORDED})
         whole = manifest.model_copy(update={"files": records})
         self.path(MANIFEST_FILE).write_text(whole.model_dump_json(indent=1) + "\n", "utf-8")
         return self._partial
 
-    def _record(self, path: Path) -> FileRecord:
-        digest = self._digests.get(path.relative_to(self._partial).as_posix())
-        if digest is None:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileRecord(size=path.stat().st_size, sha256=digest)
+    def _records(self, paths: dict[str, Path]) -> dict[str, FileRecord]:
+        """Size and hash of each file; one of several names is read once."""
+        digests: dict[tuple[int, int], str] = {}
+        records = {}
+        for name, path in paths.items():
+            stat = path.stat()
+            one = (stat.st_dev, stat.st_ino)
+            if one not in digests:
+                digests[one] = self._digests.get(name) or _digest(path)
+            records[name] = FileRecord(size=stat.st_size, sha256=digests[one])
+        return records
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_replaceable(folder: Path, marker: str) -> None:

@@ -21,9 +21,9 @@ def write_report(path: Path, output: Path, *, measure: bool) -> None:
     run here, or where the file cannot be written; nothing is there then that was not there before.
     """
     check_writable(output)
-    dump = open_dump(path)
     artifact = (path / MANIFEST_FILE).is_file()
     manifest = read_manifest(path) if artifact else None
+    dump = open_dump(path)
     report = make_report(dump, manifest, path / MODULE_FILE if artifact else None, measure=measure)
     with stage("page"):
         write_beside(output, render_page(report))

@@ -83,6 +83,46 @@ def check_run(tokens: Integers, *, slot: int, start: int, last: bool, bounds: Bo
     return Batch(array.astype(np.int32), positions, np.full(count, slot, np.int32), rows)
 
 
+def check_feed(tokens: Integers, *, start: int, context: int, compiled: int) -> npt.NDArray[np.integer[Any]]:
+    """``tokens`` of one sequence as an array; UserError where there are none, or they do not fit from ``start`` on.
+
+    ``context``: positions of the sequence; ``compiled``: the most that the artifact allows.
+    """
+    array = integers("tokens", tokens)
+    if len(array) == 0:
+        raise UserError("tokens: none given; feed at least one")
+    if start + len(array) > context:
+        more = (
+            f"load the artifact with a longer context (it was compiled for up to {compiled})"
+            if context < compiled
+            else "compile with a longer context"
+        )
+        raise UserError(
+            f"{len(array)} tokens from position {start} on do not fit in the context of {context} positions; "
+            f"shorten the prompt or {more}"
+        )
+    return array
+
+
+def check_context(context: int | None, compiled: int) -> int:
+    """The context that an artifact is loaded with, by default all that it was ``compiled`` for; UserError for more."""
+    if context is None:
+        return compiled
+    if not 1 <= context <= compiled:
+        raise UserError(f"a context of {context} positions: the artifact was compiled for 1 to {compiled}")
+    return context
+
+
+def check_no_gap(batch: Batch, filled: Sequence[int]) -> None:
+    """UserError where a slot's run begins behind the positions that the slot holds (``filled``, by slot)."""
+    for slot, start, _ in batch.runs:
+        if start > filled[slot]:
+            raise UserError(
+                f"positions: slot {slot} holds {filled[slot]} tokens, so position {start} would leave a gap; "
+                f"start at {filled[slot]} or before"
+            )
+
+
 def integers(name: str, values: Integers) -> npt.NDArray[np.integer[Any]]:
     """``values`` as a one-dimensional integer array; UserError otherwise. An empty list is an empty array."""
     array = np.asarray(values)

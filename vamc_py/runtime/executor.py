@@ -69,7 +69,7 @@ class Executor:
         """
         manifest = check_for_load(folder, hashes=verify)
         _check_signature(manifest.step)
-        context = _checked_context(context, manifest)
+        context = batches.check_context(context, manifest.limits.context)
         if slots < 1:
             raise UserError(f"{slots} slots: at least one is wanted")
         compute = compute_thread(chosen_threads(threads))
@@ -100,14 +100,7 @@ class Executor:
 
         The step goes on whether its result is taken or not, and the next one waits for it.
         """
-        array = batches.integers("tokens", tokens)
-        if len(array) == 0:
-            raise UserError("tokens: none given; feed at least one")
-        if start + len(array) > self.context:
-            raise UserError(
-                f"{len(array)} tokens from position {start} on do not fit in the context of {self.context} positions; "
-                f"shorten the prompt or {self._more_context()}"
-            )
+        array = batches.check_feed(tokens, start=start, context=self.context, compiled=self.manifest.limits.context)
         limit = self._bounds.tokens
         for first in range(0, len(array), limit):
             chunk = array[first : first + limit]
@@ -128,30 +121,16 @@ class Executor:
             raise ArtifactError(f"{MODULE_FILE} has no function {name}; compile the artifact again") from error
         self.compute.call(function, *(memory.tensor(array) for array in arrays))
 
-    def _more_context(self) -> str:
-        limit = self.manifest.limits.context
-        if self.context < limit:
-            return f"load the artifact with a longer context (it was compiled for up to {limit})"
-        return "compile with a longer context"
-
     def _begin(self, batch: Batch) -> Future[Logits]:
         """Start a step once the one before is through."""
         with self._lock:
             if self._running is not None:
                 wait([self._running])  # its fault, if it had one, is told to who takes its result
-            self._check_no_gap(batch)
+            batches.check_no_gap(batch, self._filled)
             for slot, start, _ in batch.runs:
                 self._filled[slot] = start  # until the step is through: one that fails may have written
             self._running = self.compute.submit(self._run, batch)
             return self._running
-
-    def _check_no_gap(self, batch: Batch) -> None:
-        for slot, start, _ in batch.runs:
-            if start > self._filled[slot]:
-                raise UserError(
-                    f"positions: slot {slot} holds {self._filled[slot]} tokens, so position {start} would leave a gap; "
-                    f"start at {self._filled[slot]} or before"
-                )
 
     def _run(self, batch: Batch) -> Logits:
         """On the compute thread: alone there, so that the index tensors are not overwritten while in use."""
@@ -201,12 +180,3 @@ def _check_signature(step: Function) -> None:
     names = tuple(spec.name for spec in step.inputs)
     if names != _INPUTS:
         raise ArtifactError(f"the function {step.name} takes {names} instead of {_INPUTS}; compile the artifact again")
-
-
-def _checked_context(context: int | None, manifest: Manifest) -> int:
-    limit = manifest.limits.context
-    if context is None:
-        return limit
-    if not 1 <= context <= limit:
-        raise UserError(f"a context of {context} positions: the artifact was compiled for 1 to {limit}")
-    return context

@@ -6,20 +6,32 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from vamc_py.artifact.manifest import TOKENIZER_DIR
+from vamc_py.artifact.manifest import TOKENIZER_DIR, ManifestBase
 from vamc_py.errors import ArtifactError, UserError
 from vamc_py.progress import track
-from vamc_py.runtime.executor import Executor
+from vamc_py.runtime.batch import Integers
 
 SCORED_ROWS = 64  # logits of so many tokens at a time: at a vocabulary of 152,000 they take 39 MB
 ROWS_IN_DOUBLE = 16  # rows widened to float64 at a time
 
 Tokens = npt.NDArray[np.int64]
+
+
+class Stepper(Protocol):
+    """The part of an executor that scoring a text needs."""
+
+    @property
+    def manifest(self) -> ManifestBase:
+        """Of the artifact; ``limits.prefill`` is how many tokens a step takes at most."""
+
+    def step(self, tokens: Integers, positions: Integers, slots: Integers, rows: Integers) -> npt.NDArray[np.float32]:
+        """The logits [m, vocab] of the tokens at the indices ``rows``; see ``executor.Executor.step``."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ def windows(tokens: Tokens, context: int, chunks: int | None) -> list[Tokens]:
     return [tokens[index * context : (index + 1) * context] for index in range(chunks or count)]
 
 
-def perplexity(executor: Executor, windows: list[Tokens]) -> Perplexity:
+def perplexity(executor: Stepper, windows: list[Tokens]) -> Perplexity:
     """Perplexity over windows of equal length C, each fed from position 0 on.
 
     Of each window the logits at positions C // 2 up to and including C - 2 are scored, each against the token at the
@@ -80,7 +92,7 @@ def perplexity(executor: Executor, windows: list[Tokens]) -> Perplexity:
     return Perplexity(ppl=math.exp(total / count), tokens=count)
 
 
-def _window_scores(executor: Executor, window: Tokens) -> Iterator[npt.NDArray[np.float64]]:
+def _window_scores(executor: Stepper, window: Tokens) -> Iterator[npt.NDArray[np.float64]]:
     """Negative log-likelihoods of a window's scored tokens, in pieces."""
     begin = len(window) // 2 + 1
     for logits in scored_logits(executor, window):
@@ -88,7 +100,7 @@ def _window_scores(executor: Executor, window: Tokens) -> Iterator[npt.NDArray[n
         begin += len(logits)
 
 
-def scored_logits(executor: Executor, window: Tokens, rows: int = SCORED_ROWS) -> Iterator[npt.NDArray[np.float32]]:
+def scored_logits(executor: Stepper, window: Tokens, rows: int = SCORED_ROWS) -> Iterator[npt.NDArray[np.float32]]:
     """The logits of a window's scored tokens in order, in pieces of ``rows`` or, if that is less, the prefill limit."""
     first, end = len(window) // 2, len(window) - 1
     limit = executor.manifest.limits.prefill
@@ -99,7 +111,7 @@ def scored_logits(executor: Executor, window: Tokens, rows: int = SCORED_ROWS) -
         yield _step(executor, window, begin, min(begin + limit, end), scored=True)
 
 
-def _step(executor: Executor, window: Tokens, begin: int, stop: int, *, scored: bool) -> npt.NDArray[np.float32]:
+def _step(executor: Stepper, window: Tokens, begin: int, stop: int, *, scored: bool) -> npt.NDArray[np.float32]:
     count = stop - begin
     rows = np.arange(count if scored else 0)
     return executor.step(window[begin:stop], np.arange(begin, stop), np.zeros(count, np.int64), rows)
