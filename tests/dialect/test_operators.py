@@ -95,6 +95,14 @@ PROGRAMS: dict[str, tuple[Program, Any]] = {
         program(dialect.embedding, ((N,), "int32"), ((9, 6), "int8"), ((9,), "float32")),
         (N, 6),
     ),
+    "embedding, a slice of the table": (
+        program(lambda *x: dialect.embedding(*x, first=9), ((N,), "int32"), ((9, 6), "float32")),
+        (N, 6),
+    ),
+    "all_reduce": (program(lambda x: dialect.all_reduce(x, ranks=3), BATCH), (1, N, 8)),
+    "all_reduce, with residual": (program(lambda *x: dialect.all_reduce(*x, ranks=3), ROWS, ROWS), (N, 8)),
+    "all_gather": (program(lambda x: dialect.all_gather(x, ranks=3), ROWS), (N, 24)),
+    "all_gather, the first columns": (program(lambda x: dialect.all_gather(x, ranks=3, columns=17), ROWS), (N, 17)),
     "rms_norm": (program(lambda *x: dialect.rms_norm(*x, epsilon=1e-6), BATCH, ((8,), "float32")), (1, N, 8)),
     "rotary_angles": (
         program(lambda *x: dialect.rotary_angles(*x, scaling=1.5), ((1, N), "int32"), ((4,), "float32")),

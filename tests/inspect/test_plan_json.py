@@ -23,7 +23,18 @@ from vamc_py.inspect.plan_json import plan_from_json, plan_to_json
 from vamc_py.pipeline.registry import load_pass_file
 from vamc_py.pipeline.runner import planned, run_passes
 from vamc_py.schedules.llvm.select import PackPanels
-from vamc_py.weights.plan import Array, Cast, MeanRotated, ParameterPlan, QuantizeGroups, QuantizeRows, Recipe, Step
+from vamc_py.weights.plan import (
+    Array,
+    Cast,
+    MeanRotated,
+    ParameterPlan,
+    QuantizeGroups,
+    QuantizeRows,
+    Recipe,
+    Rows,
+    SelectColumns,
+    Step,
+)
 
 PASS_FILE = '''\
 """A pass with a step of its own."""
@@ -100,13 +111,21 @@ def steps() -> st.SearchStrategy[Step]:
         ),
         st.builds(MeanRotated, st.lists(st.floats(0, 1), max_size=3).map(tuple), st.just(1.0), rows),
         st.builds(PackPanels),
+        st.builds(SelectColumns, st.integers(0, 9), st.integers(9, 99), st.integers(0, 9)),
         st.builds(Outer.Nested, st.lists(st.lists(st.integers()).map(tuple)).map(tuple), st.none() | st.text()),
     )
 
 
+def rows() -> st.SearchStrategy[tuple[Rows, ...]]:
+    numbers = st.integers(0, 99)
+    one = st.builds(lambda start, count, zeros: Rows(start, start + count, zeros), numbers, numbers, numbers)
+    return st.lists(one, max_size=3).map(tuple)
+
+
 @given(
     st.dictionaries(
-        st.text(), st.builds(Recipe, st.lists(st.text()).map(tuple), st.lists(steps(), max_size=3).map(tuple))
+        st.text(),
+        st.builds(Recipe, st.lists(st.text()).map(tuple), st.lists(steps(), max_size=3).map(tuple), st.none() | rows()),
     )
 )
 def test_every_plan_comes_back_equal_and_in_order(recipes: dict[str, Recipe]) -> None:
@@ -148,6 +167,12 @@ def test_steps_that_cannot_be_read_back_are_refused() -> None:
 def test_other_names_than_steps_are_refused(reference: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan_from_json({"weight": {"sources": [], "steps": [{"step": reference, "fields": {}}]}})
+
+
+@pytest.mark.parametrize("rows", [[[0]], [[3, 1, 0]], [["a", 1, 0]], 7, [[0, 1, 2, 3]]])
+def test_other_rows_are_refused(rows: Any) -> None:
+    with pytest.raises(UserError, match="no parameter plan as vamc-py writes it"):
+        plan_from_json({"weight": {"sources": ["a"], "rows": rows, "steps": []}})
 
 
 @pytest.mark.parametrize(

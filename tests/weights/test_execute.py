@@ -19,7 +19,7 @@ from vamc_py.schedules.llvm.layout import pack_rows
 from vamc_py.schedules.llvm.select import PackPanels
 from vamc_py.weights import execute
 from vamc_py.weights.execute import Expected, write_parameters
-from vamc_py.weights.plan import Array, Cast, ParameterPlan, QuantizeRows, Recipe, numpy_dtype
+from vamc_py.weights.plan import Array, Cast, ParameterPlan, QuantizeRows, Recipe, Rows, SelectColumns, numpy_dtype
 
 CHAINS: dict[str, tuple[Any, ...]] = {
     "as it is": (),
@@ -56,6 +56,11 @@ def whole(recipe: Recipe, source: Source) -> Array:
     tensors = [source.tensors[name] for name in recipe.sources]
     same = len({tensor.dtype for tensor in tensors}) == 1
     block = np.concatenate(tensors if same else [tensor.astype(np.float32) for tensor in tensors])
+    if recipe.rows is not None:
+        zeros = np.zeros_like(block[:1])
+        block = np.concatenate(
+            [part for one in recipe.rows for part in (block[one.start : one.stop], *[zeros] * one.zeros)]
+        )
     for step in recipe.steps:
         block = step.apply(block)
     return block
@@ -78,6 +83,18 @@ def read_back(path: Path, one: Parameter) -> Array:
 
 
 @st.composite
+def chosen_rows(draw: st.DrawFn, count: int, multiple: int) -> list[Rows]:
+    """Parts of so many rows, some empty, some of them zeros; each begins and ends at a multiple."""
+    most = count // multiple
+    parts = []
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, most))
+        stop = draw(st.integers(start, most))
+        parts.append(Rows(start, stop, draw(st.integers(0, 200 // multiple))).times(multiple))
+    return parts
+
+
+@st.composite
 def plans(draw: st.DrawFn) -> tuple[Source, dict[str, Recipe]]:
     """One to three parameters of one to three sources each, all of the width of their parameter."""
     tensors: dict[str, Array] = {}
@@ -92,7 +109,15 @@ def plans(draw: st.DrawFn) -> tuple[Source, dict[str, Recipe]]:
             rng = np.random.default_rng(draw(st.integers(0, 99)))
             stored = draw(stored_as)
             tensors[name] = rng.standard_normal((draw(st.integers(1, 150)), width)).astype(numpy_dtype(stored))
-        recipes[f"parameter.{index}"] = Recipe(names, CHAINS[chain])
+        recipe = Recipe(names, CHAINS[chain])
+        if draw(st.booleans()):
+            recipe = recipe.choosing(
+                *draw(chosen_rows(sum(len(tensors[name]) for name in names), recipe.rows_multiple))
+            )
+        if "packed" not in chain and chain != "scale" and draw(st.booleans()):
+            start = draw(st.integers(0, width))
+            recipe = recipe.then(SelectColumns(start, draw(st.integers(start, width)), draw(st.integers(0, 3))))
+        recipes[f"parameter.{index}"] = recipe
     return Source(tensors), recipes
 
 
@@ -166,6 +191,40 @@ def test_merged_sources_of_different_heights_lie_in_order_across_blocks(
     [one], _ = write(path, {"qkv": Recipe(("q", "k", "v"), (Cast("float32"), PackPanels()))}, source)
     assert one.shape == (3, 4, 64)
     np.testing.assert_array_equal(read_back(path, one), pack_rows(np.concatenate(list(tensors.values()))))
+
+
+def test_rows_are_chosen_over_the_borders_of_sources_and_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source({"q": np.arange(1, 7, dtype=np.float32).reshape(6, 1), "k": np.array([[7], [8]], np.float32)})
+    monkeypatch.setattr(execute, "BLOCK_ELEMENTS", 2)
+    rows = (Rows(4, 7), Rows(0, 0, 3), Rows(1, 2, 1), Rows(4, 5))
+    [one], _ = write(tmp_path / "p", {"w": Recipe(("q", "k")).choosing(*rows)}, source)
+    np.testing.assert_array_equal(read_back(tmp_path / "p", one)[:, 0], [5, 6, 7, 0, 0, 0, 2, 0, 5])
+    assert max(source.reads) <= 2
+
+
+def test_whole_rows_are_quantized_before_columns_are_chosen(tmp_path: Path) -> None:
+    weights = np.array([[127, 1, -2, 4], [1, 2, 3, 254]], np.float32)
+    steps = (QuantizeRows("values"), SelectColumns(1, 3, 1))
+    [one], _ = write(tmp_path / "p", {"w": Recipe(("w",), steps)}, Source({"w": weights}))
+    np.testing.assert_array_equal(read_back(tmp_path / "p", one), [[1, -2, 0], [1, 2, 0]])
+
+
+def test_a_fault_in_chosen_rows_names_rows_of_the_checkpoint(tmp_path: Path) -> None:
+    weights = np.ones((9, 2), np.float32)
+    weights[7, 1] = np.inf
+    recipe = Recipe(("w",)).choosing(Rows(6, 8), Rows(0, 1))
+    with pytest.raises(CheckpointError, match=r"w: rows 6 to 7 and 0 to 0 hold values that are not finite"):
+        write(tmp_path / "p", {"w": recipe}, Source({"w": weights}))
+
+
+def test_rows_that_the_sources_do_not_have_are_a_fault(tmp_path: Path) -> None:
+    recipe = Recipe(("w",)).choosing(Rows(1, 4))
+    with pytest.raises(ValueError, match=r"w have 3 rows, but the plan wants Rows\(start=1, stop=4"):
+        write(
+            tmp_path / "p", {"w": recipe}, Source({"w": np.ones((3, 2), np.float32)}), {"w": Expected((3, 2), "int8")}
+        )
 
 
 def test_vectors_are_rows_of_one_element(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

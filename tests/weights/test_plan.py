@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from vamc_py.weights.grid import INT8_LARGEST
-from vamc_py.weights.plan import Array, Cast, ParameterPlan, QuantizeRows, Recipe, numpy_dtype
+from vamc_py.weights.plan import (
+    Array,
+    Cast,
+    MeanRotated,
+    ParameterPlan,
+    QuantizeRows,
+    Recipe,
+    Rows,
+    SelectColumns,
+    numpy_dtype,
+)
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 MATRICES = arrays.arrays(np.float32, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=FINITE)
@@ -95,3 +105,43 @@ def test_a_plan_is_changed_by_copies() -> None:
     )  # fmt: skip
     with pytest.raises(KeyError):
         plan.only(["c"])
+
+
+def test_chosen_rows_of_a_tensor_in_memory() -> None:
+    block = np.arange(12, dtype=np.int8).reshape(6, 2)
+    recipe = Recipe(("x",)).choosing(Rows(4, 6), Rows(0, 0, 1), Rows(4, 5))
+    np.testing.assert_array_equal(recipe.chosen(block)[:, 0], [8, 10, 0, 8])
+    assert recipe.chosen(block).dtype == np.int8
+    assert Recipe(("x",)).chosen(block) is block
+
+
+def test_rows_are_counted_in_larger_ones() -> None:
+    assert Rows(1, 3, 2).times(4).behind(10) == Rows(14, 22, 8)
+    assert len(Rows(1, 3, 2)) == 4
+
+
+@pytest.mark.parametrize("numbers", [(-1, 0), (2, 1), (0, 1, -1)])
+def test_what_are_no_rows(numbers: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="are no rows"):
+        Rows(*numbers)
+
+
+def test_rows_are_chosen_once_and_keep_together_what_belongs_together() -> None:
+    with pytest.raises(ValueError, match="rows of x, y are chosen already"):
+        Recipe(("x", "y")).choosing(Rows(0, 1)).choosing(Rows(0, 1))
+    heads = Recipe(("b",), (MeanRotated((1.0, 0.5), 1.0, 8),))
+    assert heads.choosing(Rows(4, 8, 4)).rows == (Rows(4, 8, 4),)
+    for part in (Rows(2, 4), Rows(0, 5), Rows(0, 4, 1)):
+        with pytest.raises(ValueError, match="keep 4 rows together"):
+            heads.choosing(part)
+
+
+def test_columns() -> None:
+    block = np.arange(6, dtype=np.float16).reshape(2, 3)
+    np.testing.assert_array_equal(SelectColumns(1, 3).apply(block), [[1, 2], [4, 5]])
+    padded = SelectColumns(2, 2, 2).apply(block)
+    np.testing.assert_array_equal(padded, np.zeros((2, 2)))
+    assert padded.dtype == np.float16
+    for step, wrong in ((SelectColumns(1, 4), block), (SelectColumns(0, 1), block[0])):
+        with pytest.raises(ValueError, match=r"has no columns"):
+            step.apply(wrong)

@@ -17,7 +17,7 @@ Read = Callable[[str], Array]  # a tensor of the checkpoint by its name
 
 def make_weight(recipe: Recipe, read: Read) -> Array:
     """One parameter, whole. CheckpointError for one that is not finite, which no compile would take."""
-    block: Any = stacked([np.asarray(read(source)) for source in recipe.sources])
+    block: Any = recipe.chosen(stacked([np.asarray(read(source)) for source in recipe.sources]))
     for step in recipe.steps:
         block = step.apply(block)
     if block.dtype.kind not in "iu" and not np.isfinite(block.astype(np.float32)).all():

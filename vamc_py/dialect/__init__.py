@@ -5,6 +5,7 @@ in plain loops, against which a target's kernels are tested.
 """
 
 from vamc_py.dialect.attention import attention, cached_attention, qkv_attention
+from vamc_py.dialect.collective import all_gather, all_reduce
 from vamc_py.dialect.dense_cache import cache_append, causal_mask
 from vamc_py.dialect.embedding import embedding
 from vamc_py.dialect.linear import LinearCall, linear
@@ -17,6 +18,8 @@ from vamc_py.dialect.swiglu import swiglu
 __all__ = [
     "LinearCall",
     "Operator",
+    "all_gather",
+    "all_reduce",
     "attention",
     "cache_append",
     "cached_attention",

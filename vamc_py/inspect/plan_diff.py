@@ -9,7 +9,7 @@ from typing import Any
 from vamc_py.inspect.folding import Line, hunks
 from vamc_py.inspect.layers import BEFORE, named_layer
 from vamc_py.inspect.report_model import FunctionChange, LineKind
-from vamc_py.weights.plan import ParameterPlan, Recipe
+from vamc_py.weights.plan import ParameterPlan, Recipe, Rows
 
 
 def diff_plans(before: ParameterPlan, after: ParameterPlan) -> FunctionChange | None:
@@ -24,8 +24,15 @@ def diff_plans(before: ParameterPlan, after: ParameterPlan) -> FunctionChange | 
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """``gate_proj.weight above up_proj.weight, Cast(float32), QuantizeRows(values)``: sources, then steps."""
-    return ", ".join([" above ".join(recipe.sources), *(_step_text(step) for step in recipe.steps)])
+    """``gate_proj.weight above up_proj.weight, rows 0:8 above 16:24, Cast(float32), QuantizeRows(values)``: sources,
+    chosen rows, if it chooses, then steps."""
+    rows = [] if recipe.rows is None else [f"rows {' above '.join(map(_rows_text, recipe.rows))}"]
+    return ", ".join([" above ".join(recipe.sources), *rows, *(_step_text(step) for step in recipe.steps)])
+
+
+def _rows_text(rows: Rows) -> str:
+    chosen = [] if rows.start == rows.stop and rows.zeros else [f"{rows.start}:{rows.stop}"]
+    return " above ".join([*chosen, *([f"{rows.zeros} of zeros"] if rows.zeros else [])])
 
 
 def _step_text(step: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vamc_py.errors import UserError
 from vamc_py.pipeline.registry import load_pass_file
-from vamc_py.weights.plan import ParameterPlan, Recipe, Step
+from vamc_py.weights.plan import ParameterPlan, Recipe, Rows, Step
 
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -21,13 +21,19 @@ _SCALARS = (str, int, float, bool, type(None))
 def plan_to_json(plan: ParameterPlan, pass_files: Mapping[str, str] | None = None) -> Any:
     """``{parameter: {"sources": [...], "steps": [{"step": "module:Class", "fields": {...}}]}}``, in the plan's order.
 
+    A recipe that chooses rows has ``"rows": [[start, stop, zeros], ...]``, too.
+
     ``pass_files`` maps the modules that are files of passes, and no module of a package, to ``my_pass.py:MyPass``: a
     step from there is written with ``"pass"``, so that reading it can load the file.
     UserError for a step that is no dataclass of plain values: nobody could read it back.
     """
     files = pass_files or {}
     return {
-        name: {"sources": list(recipe.sources), "steps": [_step_to_json(step, files) for step in recipe.steps]}
+        name: {
+            "sources": list(recipe.sources),
+            **({} if recipe.rows is None else {"rows": [[one.start, one.stop, one.zeros] for one in recipe.rows]}),
+            "steps": [_step_to_json(step, files) for step in recipe.steps],
+        }
         for name, recipe in plan.recipes.items()
     }
 
@@ -36,10 +42,14 @@ def plan_from_json(data: Any) -> ParameterPlan:
     """The plan, equal to the one that was written. UserError for other JSON and for steps that are not installed."""
     try:
         recipes = {
-            str(name): Recipe(tuple(entry["sources"]), tuple(_step_from_json(step) for step in entry["steps"]))
+            str(name): Recipe(
+                tuple(entry["sources"]),
+                tuple(_step_from_json(step) for step in entry["steps"]),
+                tuple(Rows(*(int(number) for number in one)) for one in entry["rows"]) if "rows" in entry else None,
+            )
             for name, entry in data.items()
         }
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"this is no parameter plan as vamc-py writes it ({error})") from error
     return ParameterPlan(recipes)
 

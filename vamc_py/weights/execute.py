@@ -76,29 +76,62 @@ def _pad(file: BinaryIO, whole: hashlib._Hash) -> None:
 
 def _blocks(recipe: Recipe, source: TensorSource, shapes: Mapping[str, Sequence[int]], name: str) -> Iterator[Array]:
     """The parameter's data in pieces of whole rows."""
-    rows = [int(shapes[tensor][0]) for tensor in recipe.sources]
+    rows = _row_count(recipe, shapes)
     width = max(1, int(np.prod(shapes[recipe.sources[0]][1:], dtype=np.int64)))
-    multiple = int(np.lcm.reduce([step.rows_multiple for step in recipe.steps])) if recipe.steps else 1
-    length = max(multiple, BLOCK_ELEMENTS // width // multiple * multiple)
-    for first in range(0, sum(rows), length):
-        yield made_rows(recipe, source, shapes, first, min(first + length, sum(rows)), name)
+    length = max(recipe.rows_multiple, BLOCK_ELEMENTS // width // recipe.rows_multiple * recipe.rows_multiple)
+    for first in range(0, rows, length):
+        yield made_rows(recipe, source, shapes, first, min(first + length, rows), name)
 
 
 def made_rows(
     recipe: Recipe, source: TensorSource, shapes: Mapping[str, Sequence[int]], first: int, last: int, name: str
 ) -> Array:
-    """What a recipe makes of the rows [first, last) of its sources, which stand one below the other.
+    """What a recipe makes of the rows [first, last) of those that it chooses, or of its sources, one below the other.
 
     Both are multiples of the steps' ``rows_multiple``, or ``last`` is the end. ``name`` is the parameter's, for faults.
     """
+    names = ", ".join(recipe.sources)
+    if recipe.rows is None:
+        block = stacked(_read(recipe, source, shapes, first, last))
+        return _made(block, recipe, f"{names}: rows {first} to {last - 1}", name)
+    pieces: list[Array] = []
+    places: list[str] = []
+    end = 0
+    for part in recipe.rows:
+        begin, end = end, end + len(part)
+        start, stop = (min(part.start + max(at - begin, 0), part.stop) for at in (first, last))
+        if start < stop:
+            pieces += _read(recipe, source, shapes, start, stop)
+            places.append(f"{start} to {stop - 1}")
+        zeros = min(last, end) - max(first, end - part.zeros)
+        if zeros > 0:
+            [row] = _read(recipe, source, shapes, 0, 1)
+            pieces.append(np.zeros((zeros, *row.shape[1:]), row.dtype))
+    return _made(stacked(pieces), recipe, f"{names}: rows {' and '.join(places) or 'of zeros'}", name)
+
+
+def _row_count(recipe: Recipe, shapes: Mapping[str, Sequence[int]]) -> int:
+    """The rows before the steps. ValueError where the recipe chooses some that its sources do not have."""
+    rows = sum(int(shapes[tensor][0]) for tensor in recipe.sources)
+    if recipe.rows is None:
+        return rows
+    for part in recipe.rows:
+        if part.stop > rows:
+            raise ValueError(f"{', '.join(recipe.sources)} have {rows} rows, but the plan wants {part}")
+    return sum(len(part) for part in recipe.rows)
+
+
+def _read(
+    recipe: Recipe, source: TensorSource, shapes: Mapping[str, Sequence[int]], first: int, last: int
+) -> list[Array]:
+    """The rows [first, last) of the sources as they stand one below the other, a piece for each source."""
     rows = [int(shapes[tensor][0]) for tensor in recipe.sources]
     starts = np.concatenate([[0], np.cumsum(rows)])
-    pieces = [
+    return [
         source.read(tensor, max(first - int(start), 0), min(last - int(start), count))
         for tensor, start, count in zip(recipe.sources, starts, rows, strict=False)
         if start < last and first < start + count
     ]
-    return _made(stacked(pieces), recipe, f"{', '.join(recipe.sources)}: rows {first} to {last - 1}", name)
 
 
 def stacked(pieces: Sequence[Array]) -> Array:

@@ -6,6 +6,7 @@ rows alone, so that the plan can run over memory-mapped tensors in pieces.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -114,21 +115,96 @@ class MeanRotated:
         return np.concatenate([mean.real, mean.imag], axis=1).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class SelectColumns:
+    """The columns [start, stop), then ``zeros`` columns of zeros.
+
+    It stands behind the steps that look at whole rows: how a weight is rounded does not depend on who has its columns.
+    """
+
+    start: int
+    stop: int
+    zeros: int = 0
+    rows_multiple: int = 1
+
+    def apply(self, block: Array) -> Array:
+        """[rows, K], stop <= K -> [rows, stop - start + zeros]. ValueError where the block has no such columns."""
+        if not (block.ndim == 2 and 0 <= self.start <= self.stop <= block.shape[1]):
+            raise ValueError(f"a block of shape {block.shape} has no columns {self.start} to {self.stop}")
+        part = block[:, self.start : self.stop]
+        return np.concatenate([part, np.zeros((len(block), self.zeros), block.dtype)], axis=1) if self.zeros else part
+
+
 def numpy_dtype(name: str) -> np.dtype[np.generic]:
     """The numpy type of a TVM element type; bfloat16 and float8_e4m3fn through ml_dtypes."""
     return np.dtype(getattr(ml_dtypes, name) if name in ("bfloat16", "float8_e4m3fn") else name)
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The rows [start, stop) of a recipe's sources, counted as they stand one below the other; then zeros.
+
+    ``zeros`` rows of zeros follow, so ``Rows(0, 0, n)`` is nothing else.
+    """
+
+    start: int
+    stop: int
+    zeros: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.start <= self.stop and self.zeros >= 0):
+            raise ValueError(f"{self} are no rows")
+
+    def __len__(self) -> int:
+        return self.stop - self.start + self.zeros
+
+    def times(self, size: int) -> Rows:
+        """The same where each row is ``size`` rows."""
+        return Rows(self.start * size, self.stop * size, self.zeros * size)
+
+    def behind(self, offset: int) -> Rows:
+        """The same ``offset`` rows further down."""
+        return Rows(self.start + offset, self.stop + offset, self.zeros)
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """How one parameter is made: source tensors one below the other, then the steps."""
+    """How one parameter is made: source tensors one below the other, of these the chosen rows, then the steps."""
 
     sources: tuple[str, ...]  # names in the checkpoint
     steps: tuple[Step, ...] = ()
+    rows: tuple[Rows, ...] | None = None
+    """One below the other; they may overlap and repeat. None: all rows of the sources."""
 
     def then(self, *steps: Step) -> Recipe:
         """The recipe with more steps."""
         return replace(self, steps=(*self.steps, *steps))
+
+    def choosing(self, *rows: Rows) -> Recipe:
+        """The recipe of these rows alone, before its steps.
+
+        ValueError for one that has chosen already, or whose steps want more rows together than the parts have.
+        """
+        if self.rows is not None:
+            raise ValueError(f"rows of {', '.join(self.sources)} are chosen already")
+        for number in (number for part in rows for number in (part.start, part.stop, part.zeros)):
+            if number % self.rows_multiple:
+                raise ValueError(f"{self.sources}: the steps keep {self.rows_multiple} rows together, not {rows}")
+        return replace(self, rows=rows)
+
+    def chosen(self, block: Array) -> Array:
+        """The chosen rows of ``block``, which holds the sources one below the other."""
+        if self.rows is None:
+            return block
+        pieces: list[Array] = []
+        for part in self.rows:
+            pieces += [block[part.start : part.stop], np.zeros((part.zeros, *block.shape[1:]), block.dtype)]
+        return np.concatenate(pieces)
+
+    @property
+    def rows_multiple(self) -> int:
+        """How many rows must stay together."""
+        return math.lcm(*(step.rows_multiple for step in self.steps))
 
 
 @dataclass(frozen=True)
