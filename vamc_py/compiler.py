@@ -18,16 +18,16 @@ from vamc_py.artifact.manifest import (
     Function,
     Limits,
     Manifest,
-    ModelFacts,
     Parameter,
     Target,
     TensorSpec,
+    VaccManifest,
 )
 from vamc_py.artifact.write import ArtifactWriter, built_with
 from vamc_py.checkpoint import AdaptedCheckpoint, Checkpoint, check_tensors, open_checkpoint
 from vamc_py.config import Config, LoadedConfig, check_activation, check_compilable, check_stored, check_wide
 from vamc_py.errors import ConfigError
-from vamc_py.frontend.model_config import ModelConfig, expected_matrices, expected_tensors
+from vamc_py.frontend.model_config import ModelConfig, expected_matrices, expected_tensors, model_facts
 from vamc_py.inspect.dump_writer import DumpWriter
 from vamc_py.inspect.watch import Inspection
 from vamc_py.needs import check_room
@@ -44,7 +44,7 @@ from vamc_py.pipeline.program import (
 from vamc_py.pipeline.resolve import resolve_pipeline
 from vamc_py.pipeline.runner import Observer, Planned, run_passes
 from vamc_py.progress import stage, stage_times, track
-from vamc_py.target.description import TargetDescription, target_for
+from vamc_py.target.description import TargetDescription, device_host, target_for
 from vamc_py.target.used_features import used_features
 from vamc_py.weights.calibration_plan import calibration_method, calibration_plan
 from vamc_py.weights.execute import Expected, write_parameters
@@ -85,7 +85,7 @@ def compile_config(loaded: LoadedConfig, inspection: Inspection | None = None) -
 class Built:
     """What a build left in the writer's folder."""
 
-    manifest: Manifest
+    manifest: Manifest | VaccManifest
     checkpoint: Checkpoint  # whose weights were written
     unpacked: Program  # before its weights were packed for kernels
 
@@ -118,9 +118,13 @@ def _build(
             dumps.append(DumpWriter(writer.directory(IR_DIR), loaded, text=False))
         program = trace_model(config, checkpoint, model)
         context = context_of(config, target, checkpoint, model)
+        observers = (*dumps, *inspection.printers(pipeline))
+        if target.kind == "vacc":
+            manifest = _build_runstreams(loaded, writer, program, pipeline, context, checkpoint, model, observers)
+            return Built(manifest, checkpoint, program)
         with FaultKeeper(context, writer.path(IR_DIR), config.artifact_dir.with_name(f"{config.name}.fault")) as keeper:
             with stage("passes"):
-                lowered = lower(program, pipeline, context, (*dumps, *inspection.printers(pipeline), keeper))
+                lowered = lower(program, pipeline, context, (*observers, keeper))
             with stage("build"):
                 # LLVM works through a large module of the compiler here; nothing of the checkpoint is in memory yet.
                 from vamc_py.pipeline.build import build_module, export_module
@@ -135,6 +139,38 @@ def _build(
             dump.write_times(times)
     manifest = _manifest(loaded, checkpoint, model, target, lowered, parameters)
     return Built(manifest, checkpoint, lowered.unpacked)
+
+
+def _build_runstreams(
+    loaded: LoadedConfig,
+    writer: ArtifactWriter,
+    program: Program,
+    pipeline: tuple[Planned, ...],
+    context: Context,
+    checkpoint: Checkpoint,
+    model: ModelConfig,
+    observers: Sequence[Observer],
+) -> VaccManifest:
+    """The artifact of the vacc target, all but its folder's place."""
+    from vamc_py._link import link_options
+    from vamc_py.vacc.compile import manifest_of, write_files, write_runstreams, write_weights
+    from vamc_py.vacc.dies import shared
+
+    config = loaded.config
+    link = link_options()
+    with FaultKeeper(context, writer.path(IR_DIR), config.artifact_dir.with_name(f"{config.name}.fault")) as keeper:
+        with stage("passes"):
+            common = _Before(shared(pipeline) + 1)
+            first = run_passes(program, pipeline, context, (*observers, keeper, common))
+        with stage("runstreams"):
+            own = pipeline[shared(pipeline) :]
+            runs = write_runstreams(loaded, common.program or first, own, context, model.vocab_size)
+        with stage("build"):
+            write_files(runs, writer, link)
+    checkpoint = with_calibration(loaded, checkpoint, model)
+    with stage("weights"):
+        write_weights(runs, checkpoint, writer, config.context_length)
+    return manifest_of(loaded, checkpoint, model, context.target, runs, first.notes)
 
 
 def show_passes(loaded: LoadedConfig, inspection: Inspection) -> Program:
@@ -163,6 +199,8 @@ def _prepare(loaded: LoadedConfig, inspection: Inspection) -> tuple[tuple[Planne
 
 def target_of(loaded: LoadedConfig) -> TargetDescription:
     """What the configuration compiles for. ConfigError where the target lacks what the configuration asks for."""
+    if loaded.config.target == "vacc":
+        return device_host(loaded.config.backend.dtype)
     target = target_for(loaded.config.backend.target, loaded.config.backend.dtype)
     check_activation(loaded, bf16=target.instruction_set.bf16)
     return target
@@ -274,6 +312,18 @@ def lower(
     return Lowered(kept.unpacked or kept.last, kept.last, lowered)
 
 
+class _Before(Observer):
+    """Keeps the program as a pass is given it."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index  # of the pass, from 1
+        self.program: Program | None = None
+
+    def before(self, index: int, planned: Planned, program: Program) -> None:
+        if index == self.index:
+            self.program = program
+
+
 class _Kept(Observer):
     """Keeps the program as the last pass is given it, and as the pass is that packs weights."""
 
@@ -308,18 +358,7 @@ def _manifest(
     return Manifest(
         name=config.name,
         target=Target(kind=target.kind, mcpu=target.mcpu, features=target.features, dtype=target.dtype),
-        model=ModelFacts(
-            architecture=model.architecture,
-            layers=model.layers,
-            hidden_size=model.hidden_size,
-            intermediate_size=model.intermediate_size,
-            heads=model.heads,
-            kv_heads=model.kv_heads,
-            head_dim=model.head_dim,
-            vocab_size=model.vocab_size,
-            tied_embedding=model.tied_embedding,
-            max_positions=model.max_positions,
-        ),
+        model=model_facts(model),
         limits=Limits(prefill=config.prefill_length, context=config.context_length),
         step=Function(
             name="step",

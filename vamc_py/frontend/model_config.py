@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vamc_py.artifact.manifest import ModelFacts
 from vamc_py.checkpoint.config_keys import Keys
 from vamc_py.errors import CheckpointError
 from vamc_py.frontend.rope import Rope
@@ -205,4 +206,9 @@ def _rope(keys: Keys, positions: int) -> Rope:
     )
 
 
-__all__ = ["Architecture", "CheckpointError", "ModelConfig", "Rope", "expected_tensors"]
+def model_facts(model: ModelConfig) -> ModelFacts:
+    """What the manifest says of a model."""
+    return ModelFacts(**{name: getattr(model, name) for name in ModelFacts.model_fields})
+
+
+__all__ = ["Architecture", "CheckpointError", "ModelConfig", "Rope", "expected_tensors", "model_facts"]

@@ -19,13 +19,14 @@ REQUIRED = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "popcnt")
 """What every module may use: the level x86-64-v3. LLVM's names, as all features here."""
 OPTIONAL = (*AVX512_FEATURES, "avx512vnni", "avxvnni", "avx512bf16")
 """What kernels use where the CPU has it."""
+_LEVEL = "x86-64-v3"
 
 
 @dataclass(frozen=True)
 class TargetDescription:
     """A target of the compiler."""
 
-    kind: str  # "llvm"
+    kind: str  # "llvm", "vacc"
     mcpu: str  # LLVM's name of the CPU
     threads: int
     features: tuple[str, ...]  # instruction sets that the module may use, or, of a built one, uses
@@ -61,6 +62,11 @@ def target_for(cpu: str, dtype: str) -> TargetDescription:
     UserError where it is native and this machine's CPU lacks what every kernel needs.
     """
     return this_machine(dtype) if cpu == NATIVE else _describe(cpu, llvm_features.of(cpu), dtype)
+
+
+def device_host(dtype: str) -> TargetDescription:
+    """The vacc target: its kernels are compiled for any host of the level x86-64-v3."""
+    return TargetDescription("vacc", _LEVEL, 1, REQUIRED, dtype)
 
 
 def this_machine(dtype: str) -> TargetDescription:

@@ -13,7 +13,7 @@ from vamc_py.pipeline.base import Context
 from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.matching import constant
 from vamc_py.pipeline.program import Program, layout
-from vamc_py.pipeline.runner import Planned, run_passes
+from vamc_py.pipeline.runner import Planned
 from vamc_py.runstream.program import Stage
 from vamc_py.schedules.vacc.emit.step import Figures, Place, Written, write_step
 from vamc_py.schedules.vacc.memory import DdrPlan, plan_ddr
@@ -59,10 +59,13 @@ def write_dies(
 ) -> list[Die]:
     """The dies of a model. `program` is as it was before the first pass that knows a rank; `pipeline` begins with that
     one. UserError where a stage does not fit the device or has an operator without a schedule."""
-    return [
-        _die(run_passes(program, of_rank(pipeline, rank), context), context, figures, rank, ranks, vocabulary)
-        for rank in range(ranks)
-    ]
+    dies = []
+    for rank in range(ranks):
+        own = program
+        for step in of_rank(pipeline, rank):
+            own = step.one.apply(own, context)
+        dies.append(_die(own, context, figures, rank, ranks, vocabulary))
+    return dies
 
 
 def of_rank(pipeline: Sequence[Planned], rank: int) -> list[Planned]:

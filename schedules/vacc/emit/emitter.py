@@ -82,8 +82,8 @@ class Emitter:
                 term = self.loaded(term, self.output_slot("residual", rows * columns, "float32"))
                 residual_stride = columns
             arguments.append(term)
-        kernel = kernels.add_f16(
-            rows, columns, total_stride=columns, residual_stride=residual_stride, out_stride=stride, cores=self.cores
+        kernel = kernels.add_rows(
+            rows, columns, residual=residual is not None, y_stride=residual_stride, out_stride=stride, cores=self.cores
         )
         self.stage.launch(kernel, *arguments, target)
         if not out.resident:

@@ -57,7 +57,7 @@ class Layer:
     @property
     def row_scale(self) -> Parameter | None:
         """The scale of each output row, which the product is multiplied by."""
-        return self.scale if self.group == 0 and self.weight.dtype == "int8" else None
+        return self.scale if self.group == 0 and self.bits == 8 and self.zero is None else None
 
 
 @dataclass(frozen=True)
@@ -167,17 +167,17 @@ def _gate(e: Emitter, block: Block, tile: Tile, parts: Sequence[At], out: Value,
             else e.output_slot("gated", rows * columns, "float16")
         )
         stride = out.columns if out.resident else columns
-        e.stage.launch(kernels.swiglu(rows, columns, columns, columns, stride, "float16"), *parts, target)
+        e.stage.launch(kernels.swiglu(rows, columns, out_stride=stride, out="float16", cores=e.cores), *parts, target)
         if not out.resident:
             e.stage.transfer("odma", target, out.window(block.row, rows, tile.column, columns))
         return
     wide = e.output_slot("gated", rows * columns, "float32")
-    e.stage.launch(kernels.swiglu(rows, columns, columns, columns, columns, "float32"), *parts, wide)
+    e.stage.launch(kernels.swiglu(rows, columns, out="float32", cores=e.cores), *parts, wide)
     assert out.scales is not None
     groups = -(-columns // group)
     narrow = e.output_slot("gated8", rows * columns, "int8")
     scales = e.output_slot("gated_scales", rows * groups, "float32")
-    e.stage.launch(kernels.quantize_rows(rows, columns, group), wide, narrow, scales)
+    e.stage.launch(kernels.quantize_rows(rows, columns, group=group, cores=e.cores), wide, narrow, scales)
     e.stage.transfer("odma", narrow, out.window(block.row, rows, tile.column, columns))
     e.stage.transfer("odma", scales, out.scales.window(block.row, rows, tile.column // group, groups))
 
@@ -229,19 +229,19 @@ def _convert(
     target = result.block(first, rows)
     if result.scales is None:
         if norm is None:
-            e.stage.launch(kernels.cast_f16(rows * depth), source, target)
+            e.stage.launch(kernels.cast_f16(rows * depth, cores=e.cores), source, target)
         else:
-            kernel = kernels.rms_norm(rows, depth, layer.epsilon, out="float16", x_stride=depth)
+            kernel = kernels.rms_norm(rows, depth, layer.epsilon, out="float16", cores=e.cores)
             e.stage.launch(kernel, source, norm, target)
         return
     if norm is not None:
         normalized = e.output_slot("normalized", rows * depth, "float32")
-        kernel = kernels.rms_norm(rows, depth, layer.epsilon, out="float32", x_stride=depth)
+        kernel = kernels.rms_norm(rows, depth, layer.epsilon, out="float32", cores=e.cores)
         e.stage.launch(kernel, source, norm, normalized)
         source = normalized
     group = layer.activation_group
     assert group is not None
-    e.stage.launch(kernels.quantize_rows(rows, depth, group), source, target, result.scales.block(first, rows))
+    e.stage.launch(kernels.quantize_rows(rows, depth, group=group, cores=e.cores), source, target, result.scales.block(first, rows))
 
 
 def _row_constants(e: Emitter, layer: Layer) -> dict[str, At]:
@@ -300,7 +300,8 @@ def _weights(e: Emitter, layer: Layer, tile: Tile) -> At:
         return raw
     wide = e.in_ring("weights", size)
     if layer.row_scale is not None:
-        e.stage.launch(kernels.dequantize(tile.columns * layer.depth), raw, wide)
+        kernel = kernels.dequantize(tile.columns * layer.depth, values=layer.weight.dtype, cores=e.cores)
+        e.stage.launch(kernel, raw, wide)
         return wide
     assert layer.scale is not None
     parts = [raw]
@@ -315,11 +316,11 @@ def _weights(e: Emitter, layer: Layer, tile: Tile) -> At:
     kernel = kernels.dequantize_groups(
         tile.columns,
         layer.depth,
-        layer.group or layer.depth,
-        bits=layer.bits,
-        dtype=layer.weight.dtype,
+        values="int4" if layer.bits == 4 else layer.weight.dtype,
+        group=layer.group,
         zeros=layer.zero is not None,
         scale=layer.scale.dtype,
+        cores=e.cores,
     )
     e.stage.launch(kernel, *parts, wide)
     return wide

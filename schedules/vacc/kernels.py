@@ -1,0 +1,25 @@
+"""The kernels of the device model under one roof, for those who emit commands."""
+
+from __future__ import annotations
+
+from vamc_py.schedules.vacc.elementwise import add_rows, cast_f16, embed_rows
+from vamc_py.schedules.vacc.gemm import gemm
+from vamc_py.schedules.vacc.head_prep import head_prep
+from vamc_py.schedules.vacc.quantization import dequantize, dequantize_groups, quantize_rows
+from vamc_py.schedules.vacc.rms_norm import rms_norm
+from vamc_py.schedules.vacc.softmax import softmax
+from vamc_py.schedules.vacc.swiglu import swiglu
+
+__all__ = [
+    "add_rows",
+    "cast_f16",
+    "dequantize",
+    "dequantize_groups",
+    "embed_rows",
+    "gemm",
+    "head_prep",
+    "quantize_rows",
+    "rms_norm",
+    "softmax",
+    "swiglu",
+]
