@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vamc_py.schedules.vacc.elementwise import add_rows, cast_f16, embed_rows
+from vamc_py.schedules.vacc.add_rows import add_rows
+from vamc_py.schedules.vacc.elementwise import cast_f16, embed_rows
 from vamc_py.schedules.vacc.gemm import gemm
 from vamc_py.schedules.vacc.head_prep import head_prep
 from vamc_py.schedules.vacc.quantization import dequantize, dequantize_groups, quantize_rows

@@ -14,7 +14,7 @@ from vamc_py.errors import UserError
 from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.program import Program, layout
 from vamc_py.schedules.vacc.emit.decisions import TILE
-from vamc_py.schedules.vacc.layout import PackInt4Panels, PackPanels, PadRows
+from vamc_py.schedules.vacc.layout import PackVaccInt4Panels, PackVaccPanels, PadVaccRows
 from vamc_py.weights.plan import ParameterPlan, Step
 
 Packing = Literal["plain", "rows", "panels", "panels4"]
@@ -55,9 +55,9 @@ def packing_plan(program: Program, packed: Mapping[str, Packed]) -> ParameterPla
     """The plan of the step's weights with the packing steps."""
     steps: dict[Packing, tuple[Step, ...]] = {
         "plain": (),
-        "rows": (PadRows(TILE),),
-        "panels": (PackPanels(),),
-        "panels4": (PackInt4Panels(),),
+        "rows": (PadVaccRows(),),
+        "panels": (PackVaccPanels(),),
+        "panels4": (PackVaccInt4Panels(),),
     }
     return ParameterPlan({name: program.plan[name].then(*steps[one.packing]) for name, one in packed.items()})
 
@@ -86,6 +86,7 @@ def _packed(var: Any, packing: Packing) -> Packed:
     if packing == "rows":
         shape = (panels * TILE, *shape[1:])
     elif packing == "panels":
+        dtype = "uint8" if dtype == "float8_e4m3fn" else dtype  # its bits
         shape = (panels, shape[1], TILE)
     elif packing == "panels4":
         dtype, shape = "uint8", (panels, -(-shape[1] // 2), TILE)

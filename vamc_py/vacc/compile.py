@@ -20,6 +20,7 @@ from vamc_py.artifact.manifest import (
 from vamc_py.artifact.write import ArtifactWriter, built_with
 from vamc_py.checkpoint import Checkpoint
 from vamc_py.config import LoadedConfig
+from vamc_py.config.cpus import NATIVE
 from vamc_py.errors import ArtifactError
 from vamc_py.frontend.model_config import ModelConfig, model_facts
 from vamc_py.pipeline.base import Context
@@ -32,7 +33,7 @@ from vamc_py.runstream.program import Stage
 from vamc_py.schedules.vacc.emit.step import Figures
 from vamc_py.schedules.vacc.host import export_kernels
 from vamc_py.target.description import TargetDescription
-from vamc_py.target.vacc.device import Device
+from vamc_py.target.vacc.device import DEFAULT, Device
 from vamc_py.vacc.dies import Die, write_dies
 from vamc_py.vacc.parameters import digest, write_die_parameters
 
@@ -56,7 +57,7 @@ class Runs:
 def device_of(loaded: LoadedConfig) -> Device:
     """The card that the configuration names, with the figures that it changes."""
     backend = loaded.config.backend
-    return Device.named(backend.card, backend.device)
+    return Device.named(DEFAULT if backend.target == NATIVE else backend.target, backend.device.changes())
 
 
 def write_runstreams(

@@ -147,7 +147,7 @@ class _Step:
 
     def _rows(self, expression: Any) -> int:
         """Rows of a value: 1 where it holds selected rows, else the tokens of the stage."""
-        symbols = {str(extent) for extent in expression.ty.shape[:-1]}
+        symbols = {str(extent) for extent in list(expression.ty.shape)[:-1]}
         return 1 if "m" in symbols else self.place.tokens
 
     def _linear(self, var: Any, call: Any) -> None:
@@ -262,10 +262,20 @@ class _Step:
             registers=self.registers,
             ddr_bytes=self.memory.end + finished.scratch_bytes,
             ssram_bytes=finished.ssram_bytes,
-            tensors=(*self.memory.tensors, *((scratch,) if finished.scratch_bytes else ())),
+            tensors=(
+                *(self._of_stage(tensor) for tensor in self.memory.tensors),
+                *((scratch,) if finished.scratch_bytes else ()),
+            ),
             kernels=self.stage.kernels,
             commands=finished.commands,
         )
+
+    def _of_stage(self, tensor: DdrTensor) -> DdrTensor:
+        """The tokens of decoding are the first of those of a prefill."""
+        if tensor.role != "input":
+            return tensor
+        tokens = self.place.tokens
+        return tensor.model_copy(update={"shape": (tokens,), "size": 4 * tokens})
 
 
 def _label(name: str) -> str:
