@@ -8,7 +8,7 @@ import pytest
 from support.building import run
 from support.project_tree import module_name, source_modules
 
-LIGHT_PACKAGES = ("artifact", "cli", "config", "evaluation", "runtime")
+LIGHT_PACKAGES = ("artifact", "cli", "config", "evaluation", "runstream", "runtime")
 EXTRAS = ("torch", "transformers", "gguf", "safetensors", "huggingface_hub", "onnx", "ziglang")  # of pyproject.toml
 
 IMPORT_ALL = """

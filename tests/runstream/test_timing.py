@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.runstreams import (
+from support.timed_runstreams import (
     QUIET,
     all_reduce,
     ddr,

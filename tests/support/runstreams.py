@@ -1,9 +1,11 @@
-"""Small programs of the vacc device model, made by hand."""
+"""Small made programs, and kernels for them in Python."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 from vamc_py.runstream.program import (
     Access,
@@ -11,114 +13,103 @@ from vamc_py.runstream.program import (
     Collective,
     Command,
     DdrTensor,
-    DmaEngine,
-    Gather,
-    KernelEngine,
+    Dynamic,
+    KernelArgument,
     KernelRecord,
     Launch,
     Program,
-    Stage,
     Term,
     Transfer,
     Work,
 )
-from vamc_py.target.vacc.device import Device
 
-QUIET = Device.named(
-    "tiny", {"dma_latency_s": 1e-9, "launch_s": 1e-9, "link_latency_s": 1e-9, "far_link_latency_s": 1e-9}
+SSRAM_BYTES = 1024
+DDR_BYTES = 4096
+TOKENS, CONTEXT, VOCAB = 4, 16, 32
+
+# Two parameters, a cache of rows of 64 bytes by position, an input, the output and scratch.
+WEIGHT = DdrTensor(name="weight", role="parameter", dtype="float32", shape=(2, VOCAB), offset=0, size=256)
+TABLE = DdrTensor(name="table", role="parameter", dtype="float32", shape=(8, 16), offset=256, size=512)
+CACHE = DdrTensor(name="cache", role="cache", dtype="float32", shape=(CONTEXT, 16), offset=768, size=1024)
+INPUT = DdrTensor(name="tokens", role="input", dtype="int32", shape=(TOKENS,), offset=1792, size=16)
+LOGITS = DdrTensor(name="logits", role="output", dtype="float32", shape=(VOCAB,), offset=1856, size=128)
+SCRATCH = DdrTensor(name="scratch", role="scratch", dtype="float32", shape=(256,), offset=2048, size=1024)
+TENSORS = (WEIGHT, TABLE, CACHE, INPUT, LOGITS, SCRATCH)
+
+# ``add(a, b, out, n)``: out = a + n * b over one line of logits.
+ADD = KernelRecord(
+    engine="vector",
+    arguments=tuple(KernelArgument(name=name, dtype="float32", elements=VOCAB) for name in ("a", "b", "out")),
+    scalars=1,
+    work=((Work(intrinsic="vector", sizes=(VOCAB, 1), count=1),),),
 )
-"""1 GB/s of DDR (the engine cdma has half of it), 100 MHz, two cores with 16 lanes, hardly any latency."""
 
 
-def ddr(size: int, rows: int = 1, stride: int = 0, offset: int = 0) -> Access:
-    return Access(memory="ddr", offset=offset, size=size, rows=rows, stride=stride)
+def add(a: Any, b: Any, out: Any, n: int) -> None:
+    """The kernel ``add`` on DLPack tensors."""
+    first, second, result = (np.from_dlpack(tensor) for tensor in (a, b, out))
+    result[:] = first + np.float32(n) * second
 
 
-def ssram(size: int, offset: int = 0) -> Access:
-    return Access(memory="ssram", offset=offset, size=size)
+def ddr(offset: int, size: int, rows: int = 1, stride: int = 0, at: Dynamic | None = None) -> Access:
+    return Access(memory="ddr", offset=offset, size=size, rows=rows, stride=stride, at=at)
 
 
-def load(size: int, engine: DmaEngine = "wddma", waits: Sequence[int] = (), label: str = "", rows: int = 1) -> Transfer:
-    """From DDR, rows of ``size`` bytes 1024 bytes apart."""
-    source = ddr(size, rows, 1024 if rows > 1 else 0)
-    return Transfer(engine=engine, source=source, target=ssram(size * rows), waits=tuple(waits), label=label)
+def ssram(offset: int, size: int, rows: int = 1, stride: int = 0, at: Dynamic | None = None) -> Access:
+    return Access(memory="ssram", offset=offset, size=size, rows=rows, stride=stride, at=at)
 
 
-def store(size: int, waits: Sequence[int] = (), label: str = "") -> Transfer:
-    return Transfer(engine="odma", source=ssram(size), target=ddr(size), waits=tuple(waits), label=label)
+def moved(register: str, factor: int) -> Dynamic:
+    """An offset of ``factor`` bytes for each unit of a register."""
+    return Dynamic(register_name=register, terms=(Term(factor=factor),))
 
 
-def launch(
-    kernel: str, waits: Sequence[int] = (), label: str = "", engine: KernelEngine = "matrix", offset: int = 0
-) -> Launch:
-    argument = Argument(access=ssram(64, offset), mode="update")
-    return Launch(engine=engine, kernel=kernel, arguments=(argument,), waits=tuple(waits), label=label)
+def load(
+    source: Access, target: Access, *, engine: Any = "idma", waits: Iterable[int] = (), label: str = ""
+) -> Transfer:
+    return Transfer(engine=engine, source=source, target=target, waits=tuple(waits), label=label)
 
 
-def all_reduce(size: int, waits: Sequence[int] = (), label: str = "") -> Collective:
-    access = ssram(size)
-    return Collective(kind="all_reduce", dtype="float32", source=access, target=access, waits=tuple(waits), label=label)
+def store(source: Access, target: Access, *, waits: Iterable[int] = (), label: str = "") -> Transfer:
+    return Transfer(engine="odma", source=source, target=target, waits=tuple(waits), label=label)
 
 
-def gather(indices: int, entry: int, waits: Sequence[int] = (), rows: int = 1) -> Gather:
-    return Gather(
-        index=ssram(4 * indices),
-        table=ddr(entry, rows, 1024 if rows > 1 else 0),
-        entry=(Term(factor=entry),),
-        first=0,
-        entries=100,
-        target=ssram(indices * entry * rows),
-        waits=tuple(waits),
-        label="embed_tokens",
+def launch(*accesses: tuple[Access, Any], n: int | str = 1, waits: Iterable[int] = (), label: str = "") -> Launch:
+    """The kernel ``add`` on these buffers."""
+    arguments = tuple(Argument(access=access, mode=mode) for access, mode in accesses)
+    return Launch(engine="vector", kernel="add", arguments=arguments, scalars=(n,), waits=tuple(waits), label=label)
+
+
+def reduce(source: Access, target: Access, *, waits: Iterable[int] = (), dtype: Any = "float32") -> Collective:
+    return Collective(kind="all_reduce", dtype=dtype, source=source, target=target, waits=tuple(waits))
+
+
+def program(commands: Iterable[Command], **changes: Any) -> Program:
+    """A program with the tensors above; ``changes`` are fields of it."""
+    fields: dict[str, Any] = {
+        "device": "tiny",
+        "stage": "prefill",
+        "tokens": TOKENS,
+        "context": CONTEXT,
+        "rank": 0,
+        "ranks": 1,
+        "registers": {"position": CONTEXT, "row": TOKENS},
+        "ddr_bytes": DDR_BYTES,
+        "ssram_bytes": SSRAM_BYTES,
+        "tensors": TENSORS,
+        "kernels": {"add": ADD},
+        "commands": tuple(commands),
+    }
+    return Program(**{**fields, **changes})
+
+
+def sum_of_rows(**changes: Any) -> Program:
+    """logits = row 0 of the weight + position * row 1."""
+    first, second, out = ssram(0, 128), ssram(128, 128), ssram(256, 128)
+    commands = (
+        load(ddr(0, 128), first, engine="wddma", label="first"),
+        load(ddr(128, 128), second, engine="idma", label="second"),
+        launch((first, "read"), (second, "read"), (out, "write"), n="position", waits=(0, 1), label="sum"),
+        store(out, ddr(LOGITS.offset, 128), waits=(2,), label="logits"),
     )
-
-
-def vector_work(elements: int, instructions: int = 1, cores: int = 2) -> KernelRecord:
-    """On ``QUIET``: elements * instructions / 1.6e9 seconds."""
-    work = Work(intrinsic="vector", sizes=(elements, instructions), count=1)
-    return KernelRecord(engine="vector", arguments=(), work=tuple((work,) for _ in range(cores)))
-
-
-def matrix_work(*work: Work, cores: int = 2) -> KernelRecord:
-    return KernelRecord(engine="matrix", arguments=(), work=tuple(work for _ in range(cores)))
-
-
-def mma(m: int, n: int, k: int, count: int = 1) -> Work:
-    return Work(intrinsic="mma_f16", sizes=(m, n, k), count=count)
-
-
-def program(
-    *commands: Command,
-    kernels: dict[str, KernelRecord] | None = None,
-    rank: int = 0,
-    ranks: int = 1,
-    stage: Stage = "prefill",
-    tokens: int = 16,
-    device: str = "tiny",
-) -> Program:
-    weight = DdrTensor(name="lm_head.weight", role="parameter", dtype="int8", shape=(64, 64), offset=0, size=4096)
-    return Program(
-        device=device,
-        stage=stage,
-        tokens=tokens,
-        context=64,
-        rank=rank,
-        ranks=ranks,
-        registers={"position": 64, "row": tokens},
-        ddr_bytes=65536,
-        ssram_bytes=4096,
-        tensors=(weight,),
-        kernels=kernels or {},
-        commands=commands,
-    )
-
-
-def write_artifact(folder: Path, programs: Sequence[Program], device: Device) -> None:
-    """The files that the timing reads of an artifact of vacc."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "device.json").write_text(device.json_text())
-    for one in programs:
-        length = one.tokens if one.stage == "prefill" else one.context
-        place = folder / f"{one.stage}_{length}_rank{one.rank}"
-        place.mkdir()
-        (place / "mod.json").write_text(one.model_dump_json())
+    return program(commands, **changes)

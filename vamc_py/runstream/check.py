@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 
 from vamc_py.errors import ArtifactError
@@ -46,13 +46,25 @@ def check_stages(programs: Iterable[Program]) -> None:
 
 def check_group(programs_by_rank: Mapping[int, Program]) -> None:
     """ArtifactError unless these are all ranks of one stage, with the same exchanges in the same order."""
-    if not programs_by_rank:
+    first = _check_ranks(programs_by_rank)
+    _refuse(first.stage, _exchange_faults(first, programs_by_rank))
+
+
+def check_ranks(programs: Sequence[Program]) -> None:
+    """ArtifactError unless these are the programs of all ranks of one stage, in their order; cheap."""
+    _check_ranks(dict(enumerate(programs)))
+
+
+def _check_ranks(programs: Mapping[int, Program]) -> Program:
+    """The first program that is there."""
+    if not programs:
         raise ArtifactError(f"there is no program of any rank; {_AGAIN}")
-    first = next(iter(programs_by_rank.values()))
-    _refuse(first.stage, _group_faults(first, programs_by_rank))
+    first = next(iter(programs.values()))
+    _refuse(first.stage, _rank_faults(first, programs))
+    return first
 
 
-def _group_faults(first: Program, programs: Mapping[int, Program]) -> Iterator[str]:
+def _rank_faults(first: Program, programs: Mapping[int, Program]) -> Iterator[str]:
     for rank in range(first.ranks):
         if rank not in programs:
             yield f"rank {rank} of {first.ranks} is missing"
@@ -62,6 +74,9 @@ def _group_faults(first: Program, programs: Mapping[int, Program]) -> Iterator[s
         for of in ("stage", "device", "ranks", "tokens", "context"):
             if getattr(program, of) != getattr(first, of):
                 yield _differ(of, f"rank {first.rank}", getattr(first, of), f"rank {rank}", getattr(program, of))
+
+
+def _exchange_faults(first: Program, programs: Mapping[int, Program]) -> Iterator[str]:
     exchanges = _exchanges(first)
     for rank, program in sorted(programs.items()):
         for ours, theirs in zip_longest(exchanges, _exchanges(program)):
