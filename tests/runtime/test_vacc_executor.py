@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.vacc_artifacts import CONTEXT, PREFILL, VOCAB, reference, write_vacc_artifact
 
-from vamc_py.errors import UserError
-from vamc_py.runtime import load
+from vamc_py.artifact.verify import MARKER_FILE
+from vamc_py.errors import ArtifactError, UserError
+from vamc_py.runtime import load, memory
 from vamc_py.runtime.vacc import VaccExecutor
 
 TEXT = np.random.default_rng(3).integers(0, VOCAB, CONTEXT).tolist()
@@ -177,3 +182,56 @@ def test_an_llvm_artifact_is_not_simulated(tmp_path: Path) -> None:
     for name in ("tokenizer_config.json", "generation_config.json"):
         (tmp_path / "toy" / "tokenizer" / name).write_text("{}")
     assert load(tmp_path / "toy", verify=False).simulation is None
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("prefill_16_rank0/mod.json", r"mod\.json: its content is not what was compiled"),
+        ("decode_48_rank0/mod.params", r"mod\.params: its content is not what was compiled"),
+        ("decode_48_rank0/mod.so", r"mod\.so: its content is not what was compiled"),
+    ],
+)
+def test_a_damaged_file_is_refused_before_anything_runs(folder: Path, tmp_path: Path, name: str, fault: str) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "toy", ignore=shutil.ignore_patterns(MARKER_FILE)))
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=fault):
+        load(copy, threads=1)
+
+
+def test_a_missing_rank_is_named(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "toy"))
+    shutil.rmtree(copy / "decode_48_rank0")
+    with pytest.raises(ArtifactError, match=r"the decode runstream of rank 0 of [12] is missing"):
+        load(copy, threads=1)
+
+
+def test_a_fault_of_the_device_names_the_command(folder: Path) -> None:
+    executor = VaccExecutor.load(folder, threads=1)
+    first = executor.dies.programs.decode[0]
+    # Without the command that brings the cache, the kernel reads SSRAM that nothing has written.
+    commands = tuple(
+        one.model_copy(update={"target": one.target.model_copy(update={"size": 4}), "source": first.commands[0].source})
+        if number == 3
+        else one
+        for number, one in enumerate(first.commands)
+    )
+    broken = (first.model_copy(update={"commands": commands}), *executor.dies.programs.decode[1:])
+    executor.dies.programs = dataclasses.replace(executor.dies.programs, decode=broken)
+    executor.feed(TEXT[:3], slot=0, start=0)
+    step = executor.begin_feed([1], slot=0, start=3)
+    with pytest.raises(
+        ArtifactError, match=r"decode of rank 0: command 5.* reads SSRAM at byte .*, which was not written"
+    ):
+        step.result()
+
+
+def test_memory_that_the_machine_has_not_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(shape: tuple[int, ...], dtype: str) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(memory, "zeros", refuse)
+    with pytest.raises(ArtifactError, match=r"rank 0 needs 0\.0 GB of DDR, which this machine has not left"):
+        VaccExecutor.load(folder, threads=1)
