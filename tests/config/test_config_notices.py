@@ -53,7 +53,25 @@ def test_calibration_runs_on_the_cpu() -> None:
 
 
 def test_vacc_uses_its_own_keys() -> None:
-    assert notices() == ("tvm_vacc w8a16_gptq does not use: workspace.pyenv, workspace.env_recheck.",)
+    assert notices() == (
+        "tvm_vacc w8a16_gptq does not use: frontend.model_kwargs.b2s, backend.compile, workspace.pyenv, "
+        "workspace.env_recheck.",
+    )
+
+
+def test_parameters_are_merged_whatever_the_file_says() -> None:
+    (notice,) = notices("backend.merge_params=false")
+    assert "b2s, backend.merge_params, backend.compile" in notice
+
+
+def test_figures_of_a_device() -> None:
+    assumed = "backend.device={ddr_bytes_s: 2.0e+11}"
+    assert notices(assumed) == notices()
+    published, unused = notices("backend.device={clock_hz: 900000000, cores: 4, dies: 2}", "backend.target=va1")
+    assert published == "backend.device changes what is published of VA1: dies (2), clock_hz (8.8e+08)."
+    assert (unused,) == notices()
+    (notice,) = notices("backend.type=tvm_llvm", assumed)
+    assert "backend.merge_params, backend.device, backend.compile" in notice
 
 
 def test_value_that_changes_nothing_is_not_named() -> None:
@@ -74,5 +92,5 @@ backend: {dtype: int8, compile: {cluster_mode: 0}, quantize: {calibrate_mode: ma
 dataset: {type: tvm, path: images, sampler: {suffix: jpg}}
 """
     assert load_text(text, Path("c.yaml")).notices == (
-        "tvm_vacc does not use: frontend.dtype, backend.quantize, dataset.sampler.",
+        "tvm_vacc does not use: frontend.dtype, backend.compile, backend.quantize, dataset.sampler.",
     )

@@ -15,13 +15,28 @@ from typing import Annotated
 import typer
 
 from vamc_py import __version__
-from vamc_py.cli import bench, check, compile, eval, export_onnx, ir, passes, ppl, report, run, validate, verify
+from vamc_py.cli import (
+    bench,
+    check,
+    compile,
+    eval,
+    export_onnx,
+    ir,
+    passes,
+    ppl,
+    report,
+    run,
+    runstream,
+    simulate,
+    validate,
+    verify,
+)
 from vamc_py.leaving import faults_end
 
 PROGRAM = "vamc-py"
 # In the order in which a user meets them.
 COMMANDS: tuple[ModuleType, ...] = (
-    validate, passes, compile, run, bench, ppl, eval, verify, ir, report, check, export_onnx,
+    validate, passes, compile, run, bench, ppl, eval, verify, ir, report, simulate, runstream, check, export_onnx,
 )  # fmt: skip
 
 

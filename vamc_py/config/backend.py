@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from vamc_py.config.cpus import NATIVE, known_cpu
+from vamc_py.config.cpus import NATIVE
+from vamc_py.config.device import DeviceFigures
 from vamc_py.config.section import Section, on
+from vamc_py.target.vacc.device import DEFAULT, Device
 
 BackendType = Literal["tvm_vacc", "tvm_llvm", "tvm_cuda"]
 DataType = Literal["int8", "fp16", "bf16", "fp32"]
@@ -15,13 +17,16 @@ _NOT_EXPLAINED = "A vamc switch without a public explanation"
 
 
 class Compile(Section):
-    """vamc's compiler switches, all that public files use. They speak of the accelerator, so only vacc reads them."""
+    """vamc's compiler switches, all that public files use. They are accepted; none has an effect on any target here."""
 
     data_type: int | None = Field(
-        default=None, description="vamc's number of the data type; 0 in every language-model file."
+        default=None,
+        description="vamc's number of the data type; 0 in every language-model file. `backend.dtype` says it here.",
     )
     gather_data_vccl_dsp_enable: bool | None = Field(
-        default=None, description="Gathers through VCCL on the DSP; vamc says that it saves memory while compiling."
+        default=None,
+        description="Gathers through VCCL on the DSP; vamc says that it saves memory while compiling. vamc-py always "
+        "joins the dies' parts by collectives.",
     )
     cluster_mode: int | None = Field(default=None, description=f"{_NOT_EXPLAINED} (0 or 1).")
     data_transport_mode: int | None = Field(default=None, description=f"{_NOT_EXPLAINED} (1 or 3).")
@@ -101,24 +106,29 @@ class Backend(Section):
         description="The weights' data type. `int8`: one scale for each output row, see `frontend.quantize`. The KV "
         "cache is float32 with `fp32`, else float16.",
     )
-    target: Annotated[str, AfterValidator(known_cpu)] = Field(
+    target: str = Field(
         default=NATIVE,
-        description="The CPU that the module is for: `native` is the one of this machine; else an LLVM name, such as "
-        "`target: znver4`, `icelake-server`, `alderlake` or `haswell`, or a level: `x86-64-v3` runs on every CPU with "
-        "AVX2, FMA and F16C, `x86-64-v4` on every one with AVX-512. The compile runs anywhere; the artifact runs where "
-        "the CPU has the instructions that its kernels use.",
-        json_schema_extra=on("llvm", form="CPU name"),
+        description=f"On vacc the card: {', '.join(Device.names())} (made up, for tests), in any case; `native` is "
+        f"{DEFAULT}. On llvm the CPU that the module is for: `native` is the one of this machine; else an LLVM name, "
+        "such as `target: znver4`, `icelake-server`, `alderlake` or `haswell`, or a level: `x86-64-v3` runs on every "
+        "CPU with AVX2, FMA and F16C, `x86-64-v4` on every one with AVX-512. The compile runs anywhere; the artifact "
+        "runs where the CPU has the instructions that its kernels use.",
+        json_schema_extra=on("vacc", "llvm", form="name of a card or CPU"),
     )
     merge_params: bool | None = Field(
         default=None,
-        description="Written in every language-model file of vamc; no public explanation. vamc-py always writes one "
-        "parameter file.",
+        description="Written in every language-model file of vamc; no public explanation. On vacc one parameter file "
+        "serves both stages of a rank, prefill and decode, as they have the same parameters; that is always so, and "
+        "`false` is without effect.",
         json_schema_extra=on("vacc"),
     )
-    remove_params: bool | None = Field(default=None, description=f"{_NOT_EXPLAINED}.", json_schema_extra=on("vacc"))
-    compile: Compile = Field(
-        default_factory=Compile, description="vamc's compiler switches.", json_schema_extra=on("vacc")
+    remove_params: bool | None = Field(default=None, description=f"{_NOT_EXPLAINED}.", json_schema_extra=on())
+    device: DeviceFigures = Field(
+        default_factory=DeviceFigures,
+        description="Other figures for the card of `target`, above all for those that are only assumed.",
+        json_schema_extra=on("vacc"),
     )
+    compile: Compile = Field(default_factory=Compile, description="vamc's compiler switches.", json_schema_extra=on())
     quantize: GraphQuantize | None = Field(
         default=None, description="Calibration of other networks.", json_schema_extra=on()
     )

@@ -7,10 +7,12 @@ from pathlib import Path
 from pydantic import Field
 
 from vamc_py.config.backend import Backend
+from vamc_py.config.cpus import NATIVE
 from vamc_py.config.dataset import Dataset, Graph
 from vamc_py.config.frontend import Frontend, QuantizeType, nesting
 from vamc_py.config.passes import PassChange
 from vamc_py.config.section import Section, on
+from vamc_py.target.vacc import device
 
 
 class Workspace(Section):
@@ -130,6 +132,17 @@ class Config(Section):
         if quantize is not None and quantize.lm_head is not None:
             return quantize.lm_head
         return self.target == "llvm"
+
+    @property
+    def card(self) -> str:
+        """The card of vacc that ``backend.target`` names. UserError where it names none."""
+        name = self.backend.target
+        return device.DEFAULT if name == NATIVE else device.canonical(name)
+
+    @property
+    def device(self) -> device.Device:
+        """The device of vacc: that card with the figures of ``backend.device``."""
+        return device.Device.named(self.card, self.backend.device.changes())
 
     @property
     def artifact_dir(self) -> Path:

@@ -1,10 +1,8 @@
-"""The names that ``backend.target`` takes: LLVM's names of CPUs with AVX2, FMA and F16C, which the kernels need."""
+"""What ``backend.target`` takes on llvm: LLVM's names of CPUs with AVX2, FMA and F16C, which the kernels need."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
-
-from pydantic_core import PydanticCustomError
 
 NATIVE = "native"
 
@@ -20,14 +18,11 @@ CPUS = (
 """Of LLVM 22 (a test compares); its second spellings of some names, such as ``skx``, are left out."""
 
 
-def known_cpu(name: str) -> str:
-    """`name` if it is one of CPUS or ``native``; otherwise the fault that pydantic reports."""
+def cpu_fault(name: str) -> str | None:
+    """What is wrong with the name of a CPU; None for one of CPUS and ``native``."""
     known = (NATIVE, *CPUS)
     if name in known:
-        return name
+        return None
     near = get_close_matches(name, known, n=1, cutoff=0.6)
-    raise PydanticCustomError(
-        "cpu",
-        "{name} is no CPU with AVX2, FMA and F16C that this version knows; known are {known}{hint}",
-        {"name": repr(name), "known": ", ".join(known), "hint": f"; did you mean {near[0]}?" if near else ""},
-    )
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{name!r} is no CPU with AVX2, FMA and F16C that this version knows; known are {', '.join(known)}{hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -63,6 +64,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+
 _MUST_BE = {
     "string_type": "text",
     "bool_type": "true or false",
@@ -102,6 +105,8 @@ class _Context(dict[str, Any]):
 def _hint(kind: str, value: object) -> str:
     if kind == "string_type" and isinstance(value, int | float):
         return "; put it in quotes if it is meant as text"
+    if kind == "float_type" and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return "; YAML's numbers have a point and a sign before the exponent, such as 1.5e+9"
     return ""
 
 

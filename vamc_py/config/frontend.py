@@ -72,8 +72,9 @@ class ModelKwargs(Section):
 
     b2s: bool = Field(
         default=False,
-        description="vamc's switch for throughput (true) or latency (false).",
-        json_schema_extra=on("vacc"),
+        description="vamc's switch for throughput (true) or latency (false), never explained; batching, by all that is "
+        "known. vamc-py compiles vacc for one sequence, so it is without effect.",
+        json_schema_extra=on(),
     )
     tp: int = Field(
         default=1,

@@ -68,10 +68,10 @@ def load_text(text: str, path: Path, overrides: Sequence[str] = ()) -> LoadedCon
     rules.check_rules(tree)
     if tree.faults or wrong or config is None:
         raise ConfigError(in_order(_distinct(tree.faults)) + wrong)
-    unused = notices.unused_notice(config)
+    notes = (notices.published_notice(config), notices.unused_notice(config))
     return LoadedConfig(
         config=config,
-        notices=(*renamed, *((unused,) if unused else ())),
+        notices=(*renamed, *(note for note in notes if note)),
         path=path,
         text=effective_text(config),
         origins=MappingProxyType({dotted(key): str(place) for key, place in tree.places.items() if key}),

@@ -1,4 +1,4 @@
-"""The one notice that names keys which are accepted but do nothing in this build."""
+"""Notices: the one that names keys which are accepted but do nothing in this build, and one for changed facts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from vamc_py.config.config import Config
 from vamc_py.config.place import Path, dotted
 from vamc_py.config.section import Section, section_of, targets_of
+from vamc_py.target.vacc.device import Device
 
 _DEVICE: Path = ("frontend", "quantize", "device")
+_MERGE: Path = ("backend", "merge_params")
 _CALIBRATION: tuple[Path, ...] = (
     ("dataset",),
     _DEVICE,
@@ -30,6 +32,17 @@ def unused_notice(config: Config) -> str | None:
         return None
     build = " ".join(filter(None, (config.backend.type, config.quantize_type)))
     return f"{build} does not use: {', '.join(unused)}."
+
+
+def published_notice(config: Config) -> str | None:
+    """Names the figures of a card that are published and changed here; None without any."""
+    if config.target != "vacc":
+        return None
+    card = Device.named(config.card)
+    changed = [f"{key} ({getattr(card, key):g})" for key in config.backend.device.changes() if card.published(key)]
+    if not changed:
+        return None
+    return f"backend.device changes what is published of {card.name}: {', '.join(changed)}."
 
 
 def _unused(config: Config, section: Section, prefix: Path) -> Iterator[Path]:
@@ -56,4 +69,6 @@ def _without_effect(config: Config, path: Path) -> bool:
         quantize = config.frontend.quantize
         elsewhere = path == _DEVICE and config.target == "llvm" and quantize is not None and quantize.device != "cpu"
         return config.language_model and (elsewhere or not _calibrates(config))
+    if path == _MERGE:
+        return config.backend.merge_params is False  # they are always merged
     return path in _CHECKPOINT_CODE and config.frontend.type in ("gguf", "onnx")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from vamc_py.config.cpus import NATIVE, cpu_fault
 from vamc_py.config.frontend import nesting, type_by_name
 from vamc_py.config.pass_rules import check_pass_changes
 from vamc_py.config.tree import Tree
+from vamc_py.errors import UserError
+from vamc_py.target.vacc import device
 
 _INPUT_IDS = ("frontend", "shape", "input_ids")
 _WRITE = "write input_ids: [[prefill lengths], [context lengths]], such as [[512], [2048]]"
@@ -19,12 +22,28 @@ def check_rules(tree: Tree) -> None:
         tree.fault(("name",), "this would not be a folder of its own below workspace.path; choose another name")
     if _is_language_model(_mapping(data, "frontend")):
         _check_lengths(tree, _mapping(data, "frontend"))
+    _check_target(tree, _mapping(data, "backend"))
     check_pass_changes(tree, data.get("passes"))
 
 
 def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:
     value = data.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def _check_target(tree: Tree, backend: dict[str, Any]) -> None:
+    """The name of a card on vacc, of a CPU on llvm; on other targets the key is not used."""
+    kind, name = backend.get("type", "tvm_vacc"), backend.get("target")
+    if not isinstance(name, str) or name == NATIVE:
+        return
+    fault = cpu_fault(name) if kind == "tvm_llvm" else None
+    if kind == "tvm_vacc":
+        try:
+            device.canonical(name)
+        except UserError as error:
+            fault = str(error)
+    if fault:
+        tree.fault(("backend", "target"), fault)
 
 
 def _is_language_model(frontend: dict[str, Any]) -> bool:
