@@ -196,3 +196,29 @@ def test_names_of_folders_say_stage_length_and_rank() -> None:
     assert named.prefill[3] == "prefill_1024_rank3"
     assert named.decode[0] == "decode_2048_rank0"
     assert named.folders == (*named.prefill, *named.decode)
+
+
+def test_an_llvm_manifest_of_before_there_was_vacc_loads(tmp_path: Path) -> None:
+    record = {
+        "format_version": 1,
+        "name": "old",
+        "target": {"kind": "llvm", "mcpu": "znver4", "features": ["avx512f"], "dtype": "int8"},
+        "model": {
+            "architecture": "qwen3", "layers": 1, "hidden_size": 4, "intermediate_size": 8, "heads": 1, "kv_heads": 1,
+            "head_dim": 4, "vocab_size": 7, "tied_embedding": True, "max_positions": 16,
+        },
+        "limits": {"prefill": 8, "context": 16},
+        "step": {"name": "step", "inputs": [], "caches": [], "outputs": []},
+        "one_slot_a_step": True,
+        "activation": "bf16",
+        "wide_rows": 24,
+        "parameters": [{"name": "w", "dtype": "int8", "shape": [2, 2], "offset": 0, "size": 4, "sha256": ""}],
+        "files": {"mod.so": {"size": 1, "sha256": ""}},
+        "built_with": {"vamc-py": "0"},
+        "source": {"checkpoint": "c"},
+        "accepted": None,
+        "slow_operators": ["a sentence"],
+    }  # fmt: skip
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps(record))
+    manifest = read_manifest(tmp_path)
+    assert json.loads(manifest.model_dump_json()) == record

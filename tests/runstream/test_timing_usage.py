@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.runstreams import QUIET, all_reduce, launch, load, matrix_work, mma, program, store, vector_work
+from support.timed_runstreams import QUIET, all_reduce, launch, load, matrix_work, mma, program, store, vector_work
 
 from vamc_py.errors import UserError
 from vamc_py.runstream.program import ENGINES, Command, Program

@@ -38,6 +38,7 @@ from vamc_py.artifact.manifest import (
     VaccManifest,
 )
 from vamc_py.artifact.write import ArtifactWriter
+from vamc_py.runstream.file import write_program
 from vamc_py.runstream.program import (
     Access,
     Argument,
@@ -55,6 +56,7 @@ from vamc_py.runstream.program import (
     Transfer,
     Work,
 )
+from vamc_py.target.vacc.device import Device
 
 VOCAB = 32
 PREFILL = 16
@@ -117,7 +119,7 @@ def kernels() -> bytes:
 @functools.cache
 def table() -> npt.NDArray[np.float32]:
     """[vocabulary, vocabulary] of small whole numbers: row i for token i."""
-    return np.random.default_rng(1).integers(-999, 1000, (VOCAB, VOCAB)).astype(np.float32)
+    return np.random.default_rng(1).integers(-99, 100, (VOCAB, VOCAB)).astype(np.float32)
 
 
 def reference(tokens: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -263,13 +265,13 @@ def write_vacc_artifact(folder: Path, ranks: int = 1) -> VaccManifest:
     )  # fmt: skip
     with ArtifactWriter(folder) as writer:
         writer.path(CONFIG_FILE).write_text("model:\n  name: toy\n")
-        writer.write_json(DEVICE_FILE, {"name": DEVICE})
+        writer.path(DEVICE_FILE).write_text(Device.named(DEVICE).json_text())
         _write_tokenizer(writer.directory(TOKENIZER_DIR))
         for rank, (prefill, decode) in enumerate(zip(streams.prefill, streams.decode, strict=True)):
             for name, stage in ((prefill, "prefill"), (decode, "decode")):
                 path = writer.directory(name)
                 (path / MODULE_FILE).write_bytes(kernels())
-                (path / PROGRAM_FILE).write_text(program(stage, rank, ranks).model_dump_json())  # type: ignore[arg-type]
+                write_program(path / PROGRAM_FILE, program(stage, rank, ranks))  # type: ignore[arg-type]
             columns = np.split(table(), ranks, axis=1)[rank]
             writer.path(f"{prefill}/{RUNSTREAM_PARAMETERS_FILE}").write_bytes(columns.tobytes())
             writer.link(f"{prefill}/{RUNSTREAM_PARAMETERS_FILE}", f"{decode}/{RUNSTREAM_PARAMETERS_FILE}")

@@ -10,6 +10,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from vamc_py.activation import Activation
+from vamc_py.runstream.file import PROGRAM_FILE as PROGRAM_FILE
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -17,8 +18,7 @@ MODULE_FILE = "mod.so"
 PARAMETERS_FILE = "params.bin"
 CONFIG_FILE = "config.yaml"
 DEVICE_FILE = "device.json"  # of the vacc target: the device model, each value with its status
-PROGRAM_FILE = "mod.json"  # of the vacc target, in the folder of a runstream: vamc_py.runstream.program.Program
-RUNSTREAM_PARAMETERS_FILE = "mod.params"
+RUNSTREAM_PARAMETERS_FILE = "mod.params"  # beside PROGRAM_FILE: the beginning of a die's DDR
 TOKENIZER_DIR = "tokenizer"
 IR_DIR = "ir"  # the IR after every pass, for people (see vamc_py.inspect.dump)
 IR_TIMES_FILE = f"{IR_DIR}/times.json"  # in no record: it differs from compile to compile

@@ -27,9 +27,17 @@ def command(
 
     Example: vamc-py ppl build/smollm2 --text wiki.test.raw --chunks 40
     """
+    from vamc_py.artifact.manifest import VaccManifest
+    from vamc_py.artifact.verify import read_any_manifest
     from vamc_py.runtime.executor import Executor
-    from vamc_py.runtime.perplexity import perplexity, tokenize, windows
+    from vamc_py.runtime.perplexity import Stepper, perplexity, tokenize, windows
+    from vamc_py.runtime.vacc import VaccExecutor
 
-    executor = Executor.load(artifact, context=context, threads=threads)
+    executor: Stepper
+    if isinstance(read_any_manifest(artifact), VaccManifest):
+        executor = simulated = VaccExecutor.load(artifact, context=context, threads=threads)
+        typer.echo(simulated.dies.simulation.notice(), err=True)
+    else:
+        executor = Executor.load(artifact, context=context, threads=threads)
     result = perplexity(executor, windows(tokenize(artifact, text), context, chunks))
     print(json.dumps(dataclasses.asdict(result)) if as_json else f"ppl {result.ppl:.4f} over {result.tokens} tokens")

@@ -46,8 +46,9 @@ def parse(data: bytes, name: str) -> Program:
         program = Program.model_validate_json(data, strict=True)
     except ValidationError as error:
         raise ArtifactError(f"{name}: {_fault(data, error)}") from error
-    if program.format != FORMAT:
-        raise ArtifactError(f"{name}: {_other_format(program.format)}")
+    version = program.format if "format" in program.model_fields_set else None  # the default is for writers
+    if version != FORMAT:
+        raise ArtifactError(f"{name}: {_other_format(version)}")
     return program
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from vamc_py.artifact.manifest import TOKENIZER_DIR
+from vamc_py.artifact.manifest import TOKENIZER_DIR, VaccManifest
+from vamc_py.artifact.verify import read_any_manifest
 from vamc_py.errors import UserError
 from vamc_py.runtime.chat import ChatTemplate, Message
 from vamc_py.runtime.conversation import Conversation
@@ -15,6 +16,9 @@ from vamc_py.runtime.generate import Generation
 from vamc_py.runtime.sequence import CachedSequence, Feeder
 from vamc_py.runtime.settings import GenerationConfig, SamplingOptions, SamplingSettings
 from vamc_py.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from vamc_py.runtime.simulation import Simulation
 
 GENERATION_CONFIG_FILE = "generation_config.json"
 
@@ -24,15 +28,21 @@ class Model:
 
     Settings that are not given come from the checkpoint's generation_config.json; a wrong one is a UserError, as is
     a prompt that does not fit into the context. Texts may be read by turns; the KV cache is shared by all of them and
-    used for whatever part of a prompt it holds.
+    used for whatever part of a prompt it holds. ``simulation`` is not None where no real device computes.
     """
 
     def __init__(
-        self, executor: Feeder, tokenizer: Tokenizer, template: ChatTemplate | None, defaults: GenerationConfig
+        self,
+        executor: Feeder,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        defaults: GenerationConfig,
+        simulation: Simulation | None = None,
     ) -> None:
         self.executor = executor
         self.tokenizer = tokenizer
         self.defaults = defaults
+        self.simulation = simulation
         self.stop_ids = defaults.stop_ids | tokenizer.stop_ids
         self.sequence = CachedSequence(executor)
         self._template = template
@@ -93,21 +103,32 @@ def load(
     threads: int | None = None,
     verify: bool | None = None,
 ) -> Model:
-    """Load an artifact folder for use by one sequence.
+    """Load an artifact folder for use by one sequence; one of the vacc target runs in simulation.
 
     ``context`` is the most tokens of prompt and output together (None: what was compiled), ``threads`` the number of
     threads (None: the variable VAMC_NUM_THREADS, else all cores), ``verify`` whether to check the parameters' hashes
     (None: on first load).
     Raises ArtifactError where the folder is no artifact, is damaged, or is not for this machine.
     """
-    from vamc_py.runtime.executor import Executor  # loads TVM's runtime: only when a model is really wanted
+    path = Path(folder)
+    executor: Feeder
+    simulation = None
+    # What loads TVM's runtime is imported when a model is really wanted.
+    if isinstance(read_any_manifest(path), VaccManifest):
+        from vamc_py.runtime.vacc import VaccExecutor
 
-    executor = Executor.load(Path(folder), slots=1, context=context, threads=threads, verify=verify)
-    texts = Path(folder) / TOKENIZER_DIR
+        executor = simulated = VaccExecutor.load(path, context=context, threads=threads, verify=verify)
+        simulation = simulated.dies.simulation
+    else:
+        from vamc_py.runtime.executor import Executor
+
+        executor = Executor.load(path, slots=1, context=context, threads=threads, verify=verify)
+    texts = path / TOKENIZER_DIR
     tokenizer = Tokenizer.read(texts)
     return Model(
         executor,
         tokenizer,
         ChatTemplate.read(texts, tokenizer),
         GenerationConfig.read(texts / GENERATION_CONFIG_FILE),
+        simulation,
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vamc_py.errors import UserError
 from vamc_py.runtime.conversation import Conversation
 from vamc_py.runtime.generate import Generation, Result
 from vamc_py.runtime.model import Model
 from vamc_py.runtime.settings import SamplingOptions, SamplingSettings
+
+if TYPE_CHECKING:
+    from vamc_py.runtime.simulation import Simulation
 
 EXIT_COMMAND = "/exit"
 RESET_COMMAND = "/reset"
@@ -65,20 +68,26 @@ class Terminal:
 
 def run(model: Model, request: RunRequest, terminal: Terminal) -> None:
     """Do what the request says; the first message of a conversation is the prompt, if there is one."""
+    if model.simulation is not None:
+        terminal.note(model.simulation.notice())
+        if request.verbose:
+            terminal.note(model.simulation.estimate())
     if request.chat:
         _converse(model, request, terminal)
     else:
         reply = _single(model, request)
         if request.as_json:
-            terminal.write(json.dumps(as_json(reply.result()), ensure_ascii=False) + "\n")
+            terminal.write(json.dumps(as_json(reply.result(), model.simulation), ensure_ascii=False) + "\n")
         else:
             _stream(reply, terminal, statistics=request.verbose or terminal.interactive)
 
 
-def as_json(result: Result) -> dict[str, Any]:
-    """The object that ``--json`` prints."""
+def as_json(result: Result, simulation: Simulation | None = None) -> dict[str, Any]:
+    """The object that ``--json`` prints. With a simulation it names the model, and times are those of simulating."""
     timings = result.timings
+    simulated = {} if simulation is None else {"simulation": {"device": simulation.device, "dies": simulation.dies}}
     return {
+        **simulated,
         "text": result.text,
         "finish_reason": result.finish_reason,
         "prompt_tokens": timings.prompt_tokens,
