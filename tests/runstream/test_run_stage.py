@@ -15,8 +15,9 @@ from support.runstreams import ddr, launch, load, moved, program, reduce, ssram,
 from vamc_py.errors import ArtifactError
 from vamc_py.runstream.check import check_program
 from vamc_py.runstream.execute import Die, run_stage
-from vamc_py.runstream.memory import DeviceFault, DieMemory
+from vamc_py.runstream.memory import AccessError, DeviceFault, DieMemory, StageMemory
 from vamc_py.runstream.program import Access, Collective, Command, Gather, Program, Term
+from vamc_py.runstream.uses import Use
 
 KERNELS: dict[str, Callable[..., Any]] = {"add": made.add}
 LINE = 4 * made.VOCAB  # bytes of one line of logits
@@ -403,3 +404,23 @@ def test_parameters_stay_as_they_are(weights: Path) -> None:
     run([one], [made.sum_of_rows()])
     assert not one.memory.parameters().flags.writeable
     assert weights.read_bytes() == before
+
+
+def test_what_a_register_points_to_is_not_all_written(weights: Path) -> None:
+    anywhere = ssram(0, 8, at=moved("row", 8))
+    whole = program([load(ddr(0, 8), anywhere), store(anywhere, ddr(made.SCRATCH.offset, 8), waits=(0,))])
+    with pytest.raises(DeviceFault, match="command 1 reads SSRAM at byte 0, which was not written"):
+        run([die(weights)], [whole], row=1)
+
+
+def test_a_new_step_forgets_what_was_written(weights: Path) -> None:
+    whole = made.sum_of_rows()
+    stage = StageMemory(die(weights).memory, whole)
+    line = ssram(256, LINE)
+    writing, reading = stage.place(Use(line, False, True)), stage.place(Use(line, True, False))
+    data = np.arange(LINE, dtype=np.uint8)
+    writing.write({}, data)
+    np.testing.assert_array_equal(reading.read({}), data)
+    stage.begin()
+    with pytest.raises(AccessError, match="reads SSRAM at byte 256, which was not written"):
+        reading.read({})
