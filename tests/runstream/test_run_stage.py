@@ -396,6 +396,21 @@ def test_parameters_that_are_missing_or_short(weights: Path, tmp_path: Path) -> 
         run([die(weights)], [made.sum_of_rows()])
     with pytest.raises(ArtifactError, match="767 bytes of parameters do not fit the 700 bytes of DDR"):
         DieMemory(weights, ddr_bytes=700, ssram_bytes=64)
+    weights.write_bytes(bytes(769))  # one byte of the cache
+    with pytest.raises(ArtifactError, match=r"mod\.params has 769 bytes, the prefill of rank 0 reads 768; copy"):
+        run([die(weights)], [made.sum_of_rows()])
+
+
+def test_ddr_that_is_too_small(weights: Path) -> None:
+    small = Die(DieMemory(weights, ddr_bytes=made.DDR_BYTES - 1, ssram_bytes=64), KERNELS)
+    with pytest.raises(ArtifactError, match="the prefill of rank 0 needs 4096 bytes of DDR, the die has 4095; compile"):
+        run([small], [made.sum_of_rows()])
+
+
+def test_untouched_memory_costs_nothing() -> None:
+    """Eight dies of 32 GB, as on two cards; the last byte is there."""
+    dies = [DieMemory(None, ddr_bytes=32 << 30, ssram_bytes=40 << 20) for _ in range(8)]
+    assert all(one.ddr((32 << 30) - 1, 1).tolist() == [0] for one in dies)
 
 
 def test_parameters_stay_as_they_are(weights: Path) -> None:
