@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import runstreams as made
 
@@ -60,6 +60,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
 )
 
 
+@settings(deadline=None)  # the first program builds the validators
 @given(content=st.lists(commands, max_size=5))
 def test_what_is_written_is_read_back(content: list[Command]) -> None:
     program = made.program(content)

@@ -15,8 +15,9 @@ from support.runstreams import ddr, launch, load, moved, program, reduce, ssram,
 from vamc_py.errors import ArtifactError
 from vamc_py.runstream.check import check_program
 from vamc_py.runstream.execute import Die, run_stage
-from vamc_py.runstream.memory import DeviceFault, DieMemory
+from vamc_py.runstream.memory import AccessError, DeviceFault, DieMemory, StageMemory
 from vamc_py.runstream.program import Access, Collective, Command, Gather, Program, Term
+from vamc_py.runstream.uses import Use
 
 KERNELS: dict[str, Callable[..., Any]] = {"add": made.add}
 LINE = 4 * made.VOCAB  # bytes of one line of logits
@@ -395,6 +396,21 @@ def test_parameters_that_are_missing_or_short(weights: Path, tmp_path: Path) -> 
         run([die(weights)], [made.sum_of_rows()])
     with pytest.raises(ArtifactError, match="767 bytes of parameters do not fit the 700 bytes of DDR"):
         DieMemory(weights, ddr_bytes=700, ssram_bytes=64)
+    weights.write_bytes(bytes(769))  # one byte of the cache
+    with pytest.raises(ArtifactError, match=r"mod\.params has 769 bytes, the prefill of rank 0 reads 768; copy"):
+        run([die(weights)], [made.sum_of_rows()])
+
+
+def test_ddr_that_is_too_small(weights: Path) -> None:
+    small = Die(DieMemory(weights, ddr_bytes=made.DDR_BYTES - 1, ssram_bytes=64), KERNELS)
+    with pytest.raises(ArtifactError, match="the prefill of rank 0 needs 4096 bytes of DDR, the die has 4095; compile"):
+        run([small], [made.sum_of_rows()])
+
+
+def test_untouched_memory_costs_nothing() -> None:
+    """Eight dies of 32 GB, as on two cards; the last byte is there."""
+    dies = [DieMemory(None, ddr_bytes=32 << 30, ssram_bytes=40 << 20) for _ in range(8)]
+    assert all(one.ddr((32 << 30) - 1, 1).tolist() == [0] for one in dies)
 
 
 def test_parameters_stay_as_they_are(weights: Path) -> None:
@@ -403,3 +419,23 @@ def test_parameters_stay_as_they_are(weights: Path) -> None:
     run([one], [made.sum_of_rows()])
     assert not one.memory.parameters().flags.writeable
     assert weights.read_bytes() == before
+
+
+def test_what_a_register_points_to_is_not_all_written(weights: Path) -> None:
+    anywhere = ssram(0, 8, at=moved("row", 8))
+    whole = program([load(ddr(0, 8), anywhere), store(anywhere, ddr(made.SCRATCH.offset, 8), waits=(0,))])
+    with pytest.raises(DeviceFault, match="command 1 reads SSRAM at byte 0, which was not written"):
+        run([die(weights)], [whole], row=1)
+
+
+def test_a_new_step_forgets_what_was_written(weights: Path) -> None:
+    whole = made.sum_of_rows()
+    stage = StageMemory(die(weights).memory, whole)
+    line = ssram(256, LINE)
+    writing, reading = stage.place(Use(line, False, True)), stage.place(Use(line, True, False))
+    data = np.arange(LINE, dtype=np.uint8)
+    writing.write({}, data)
+    np.testing.assert_array_equal(reading.read({}), data)
+    stage.begin()
+    with pytest.raises(AccessError, match="reads SSRAM at byte 256, which was not written"):
+        reading.read({})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from vamc_py.runstream.uses import Use, offset_of, reach, uses
 from vamc_py.runtime import memory
 
 Bytes = npt.NDArray[np.uint8]
+# MAP_NORESERVE of x86-64 and arm64, which Python's mmap does not name: without it Linux refuses more than there is RAM.
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 class DeviceFault(ArtifactError):  # noqa: N818  # the device's word for it
@@ -56,13 +59,14 @@ class DieMemory:
         """
         self._parameters = _mapped(parameters) if parameters is not None else np.zeros(0, np.uint8)
         self.parameter_bytes = len(self._parameters)
+        self.ddr_bytes = ddr_bytes
         if self.parameter_bytes > ddr_bytes:
             raise ArtifactError(
                 f"{parameters}: {self.parameter_bytes} bytes of parameters do not fit the {ddr_bytes} bytes of DDR; "
                 "compile for more ranks, or a device with more memory"
             )
-        self._rest: Bytes = memory.zeros((ddr_bytes - self.parameter_bytes,), "uint8")
-        self.ssram: Bytes = memory.zeros((ssram_bytes,), "uint8")
+        self._rest = _zeros(ddr_bytes - self.parameter_bytes)
+        self.ssram = _zeros(ssram_bytes)
 
     def parameters(self) -> Bytes:
         """The bytes of mod.params, read-only."""
@@ -74,6 +78,12 @@ class DieMemory:
         if begin < 0 or begin + size > len(self._rest):
             raise IndexError(f"DDR from byte {offset} to {offset + size}")
         return self._rest[begin : begin + size]
+
+
+def _zeros(size: int) -> Bytes:
+    """Zero pages from a page's beginning. They are not reserved: DDR is larger than what a program touches of it."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+    return np.frombuffer(mmap.mmap(-1, max(size, 1), flags=flags), np.uint8, size)
 
 
 def _mapped(path: Path) -> Bytes:
@@ -90,11 +100,18 @@ class StageMemory:
     """A die's memory as one program sees it, and what its commands have written in this step."""
 
     def __init__(self, die: DieMemory, program: Program) -> None:
-        """ArtifactError where the die's parameters are not as long as the program's."""
-        if (reached := parameter_bytes(program)) > die.parameter_bytes:
+        """ArtifactError where mod.params has not the length that the program needs, or DDR is too small."""
+        where = f"the {program.stage} of rank {program.rank}"
+        others = [tensor.offset for tensor in program.tensors if tensor.role != "parameter"]
+        if not parameter_bytes(program) <= die.parameter_bytes <= min(others, default=die.ddr_bytes):
             raise ArtifactError(
-                f"mod.params has {die.parameter_bytes} bytes, the {program.stage} of rank {program.rank} "
-                f"reads {reached}; copy or compile the artifact again"
+                f"mod.params has {die.parameter_bytes} bytes, {where} reads {parameter_bytes(program)}; "
+                "copy or compile the artifact again"
+            )
+        if program.ddr_bytes > die.ddr_bytes:
+            raise ArtifactError(
+                f"{where} needs {program.ddr_bytes} bytes of DDR, the die has {die.ddr_bytes}; compile for more ranks, "
+                "or a device with more memory"
             )
         self._die = die
         self._layout = Layout(program.tensors)
