@@ -90,7 +90,7 @@ def mma(operands: Operands, sums: Any, width: int, most_rows: int) -> None:
         zero = T.cast(0, operands.sums)
         with serial(operands.rows * width, "i") as i:
             T.buffer_store(sums, zero, [i])
-        # The operands as they are multiplied, a part of k at a time; the sums go on where the part before has left them.
+        # The operands as they are multiplied, a part of k at a time; sums go on where the last part has left them.
         a_part = scratch(most_rows * _CHUNK, operands.sums, "a_part")
         b_part = scratch(LANES * _CHUNK, operands.sums, "b_part")
         with serial((operands.k + _CHUNK - 1) // _CHUNK, "chunk") as chunk:
@@ -136,6 +136,10 @@ def _add_products(
 
 def drain(rows: Expr, panels: Expr, emit: Callable[[Expr, Expr, Expr], None]) -> None:
     """Emit one use of ``drain``: ``emit(row, panel, lane)`` for each of 16 lanes of each row and panel."""
-    with region("drain", rows * panels * LANES), serial(rows, "row") as row, serial(panels, "panel") as panel:
-        with lanes() as lane:
-            emit(row, panel, lane)
+    with (
+        region("drain", rows * panels * LANES),
+        serial(rows, "row") as row,
+        serial(panels, "panel") as panel,
+        lanes() as lane,
+    ):
+        emit(row, panel, lane)

@@ -94,14 +94,13 @@ def define(
     empty = [buffer.name for buffer in buffers if buffer.elements < 1]
     if empty or cores < 1:
         raise ValueError(f"{name} has {cores} cores and nothing in {', '.join(empty) or 'no buffer'}")
-    with IRBuilder() as builder:
-        with build.prim_func(s_tir=True):
-            build.func_name(name)
-            build.func_attr({"tirx.noalias": True, "global_symbol": name})
-            arguments = [build.arg(buffer.name, _declare(buffer)) for buffer in buffers]
-            arguments += [build.arg(scalar, build.int32()) for scalar in scalars]
-            with serial(cores, "core") as core:
-                emit(core, *arguments)
+    with IRBuilder() as builder, build.prim_func(s_tir=True):
+        build.func_name(name)
+        build.func_attr({"tirx.noalias": True, "global_symbol": name})
+        arguments = [build.arg(buffer.name, _declare(buffer)) for buffer in buffers]
+        arguments += [build.arg(scalar, build.int32()) for scalar in scalars]
+        with serial(cores, "core") as core:
+            emit(core, *arguments)
     return DeviceKernel(
         name=name,
         function=builder.get(),

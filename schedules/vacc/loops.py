@@ -42,7 +42,7 @@ def lanes(name: str = "lane") -> Iterator[Expr]:
 
 
 def scratch(elements: int, dtype: str, name: str) -> Any:
-    """A buffer of a core's own. Less than 1,024 bytes of it are registers or stack to LLVM (see docs/writing_kernels.md)."""
+    """A buffer of a core's own. LLVM keeps less than 1,024 bytes off the heap (see docs/writing_kernels.md)."""
     return named(name, T.alloc_buffer((max(elements, 2),), dtype))  # a buffer of one element is a scalar to TVM
 
 

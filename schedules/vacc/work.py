@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, TypeAlias
 
 from tvm import ir, tirx
@@ -103,9 +102,14 @@ def _depends(body: Any, variable: Any) -> bool:
 
 
 def _reads(expression: Any, variable: Any) -> bool:
-    found = []
-    tirx.stmt_functor.post_order_visit(expression, lambda node: found.append(node) if node.same_as(variable) else None)
-    return bool(found)
+    """Whether arithmetic of integers, or the sizes of an intrinsic, have the variable in them."""
+    if isinstance(expression, ir.Var):
+        return bool(expression.same_as(variable))
+    if isinstance(expression, ir.Call):
+        return any(_reads(argument, variable) for argument in expression.args)
+    if type(expression).__name__ in _BINARY:
+        return _reads(expression.a, variable) or _reads(expression.b, variable)
+    return False
 
 
 _BINARY: dict[str, Callable[[int, int], int]] = {

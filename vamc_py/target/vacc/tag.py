@@ -4,9 +4,9 @@ An own kind of target would take C++ that is built against TVM's headers, and wh
 says what is true: the kernels of the device model run on the host. A pass or schedule knows the target by its key
 ``vacc``; TVM leaves its tag empty.
 
-The code is for any x86-64 CPU of level 3 (AVX2), and without fused multiply-add, which LLVM would form where it pleases:
-a product is rounded, then the sum, as the kernels are written, so the bits are the same on every machine, and those of
-plain numpy.
+The code is for any x86-64 CPU of level 3 (AVX2), and without fused multiply-add, which LLVM would form where it
+pleases: a product is rounded, then the sum, as the kernels are written, so the bits are the same on every machine, and
+those of plain numpy.
 """
 
 from __future__ import annotations
