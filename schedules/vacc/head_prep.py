@@ -58,7 +58,7 @@ def head_prep(
         q_norm, k_norm = rest[:2] if norms else (None, None)
         cos, sin, q, k, v = rest[-5:]
 
-        def turn(first_head: int, head: Expr, token: Expr, norm: Any, out: Any, place: Callable[..., Expr]) -> None:
+        def turn(first_head: int, norm: Any, out: Any, place: Callable[..., Expr], head: Expr, token: Expr) -> None:
             begin = bound("begin", token * stride + (first_head + head) * dim)
             factor = rms_factor(dim, lambda j: qkv[begin + j], eps) if norm is not None else None
 
@@ -78,8 +78,8 @@ def head_prep(
             with serial(dim, "j") as j:
                 T.buffer_store(v, saturate(qkv[begin + j]), [row_place(head, token, j)])
 
-        for_each_head(core, heads, 4 + 4 * norms, lambda *at: turn(0, *at, q_norm, q, row_place))
-        for_each_head(core, kv_heads, 4 + 4 * norms, lambda *at: turn(heads, *at, k_norm, k, k_place))
+        for_each_head(core, heads, 4 + 4 * norms, lambda *at: turn(0, q_norm, q, row_place, *at))
+        for_each_head(core, kv_heads, 4 + 4 * norms, lambda *at: turn(heads, k_norm, k, k_place, *at))
         for_each_head(core, kv_heads, 1, copy)
 
     def for_each_head(core: Expr, count: int, instructions: int, one: Callable[[Expr, Expr], None]) -> None:

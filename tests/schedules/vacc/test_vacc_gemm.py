@@ -94,7 +94,7 @@ def test_denormal_and_huge_float16() -> None:
     flags=st.tuples(*[st.booleans()] * 5),
     tile=st.sampled_from([GemmTile(), GemmTile(16, 32), GemmTile(128, 16)]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_every_option(
     m: int, blocks: int, k: int, cores: int, flags: tuple[bool, bool, bool, bool, bool], tile: GemmTile
 ) -> None:

@@ -112,7 +112,9 @@ def test_panels() -> None:
     assert (packed[1, :, 4:] == 0).all()
     np.testing.assert_array_equal(unpack_panels(packed, 20), w)
     np.testing.assert_array_equal(PackVaccPanels().apply(w[:16]), packed[:1])  # panels one by one
-    np.testing.assert_array_equal(PadVaccRows().apply(w[:, 0]), [*w[:, 0], *[0] * 12])
+    padded = PadVaccRows().apply(w[:, 0])
+    np.testing.assert_array_equal(padded, [*w[:, 0], *[0] * 12])
+    np.testing.assert_array_equal(PackVaccPanels().apply(w[:, 0]), padded.reshape(2, 1, 16))
     with pytest.raises(ValueError, match="from -8 to 7, not -8 to 8"):
         PackVaccInt4Panels().apply(np.array([[-8, 8]], np.int8))
 
