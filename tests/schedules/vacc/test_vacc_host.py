@@ -86,3 +86,10 @@ def test_the_target_is_a_tag() -> None:
     target = tvm.target.Target("vacc")
     assert list(target.keys) == ["vacc", "cpu"]
     assert str(target) == str(vacc_target())
+
+
+def test_no_product_is_fused_with_its_sum() -> None:
+    module = compile_kernels([kernel for kernel in KERNELS if kernel.name.startswith(("gemm", "swiglu"))])
+    assembly = module.mod.inspect_source("asm")
+    assert "vmulps" in assembly
+    assert "vfmadd" not in assembly

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.vacc_kernels import Array, run_kernel, ulps
+from tvm.script import tirx as T
 
 from vamc_py.runstream.program import Work
+from vamc_py.schedules.vacc.intrinsics import vector
+from vamc_py.schedules.vacc.kernel import Buffer, define
+from vamc_py.schedules.vacc.loops import serial
 from vamc_py.schedules.vacc.rms_norm import rms_norm
 from vamc_py.schedules.vacc.softmax import softmax
 from vamc_py.schedules.vacc.swiglu import swiglu
+from vamc_py.schedules.vacc.vector_math import exponential
 
 RANDOM = np.random.default_rng(8)
 
@@ -68,6 +75,21 @@ def test_swiglu(rows: int, n: int, pad: int, cores: int, half: bool) -> None:
     exact = exact / (1 + np.exp(-exact)) * up[:, :n]
     assert ulps(out[:, :n], exact) < (0.51 if half else 6)
     assert (out[:-1, n:] == 7).all()
+
+
+def test_exponential() -> None:
+    x = np.linspace(-86, 88, 100_001, dtype=np.float32)
+    x[:7] = [-200, -104, -103, -100, 89, np.inf, np.nan]
+    y = np.zeros_like(x)
+
+    def emit(_core: Any, x: Any, y: Any) -> None:
+        with vector(y.shape[0], 12), serial(y.shape[0], "i") as i:
+            T.buffer_store(y, exponential(x[i]), [i])
+
+    buffers = [Buffer("x", "float32", x.size), Buffer("y", "float32", x.size, "write")]
+    run_kernel(define("exponential", "vector", buffers, 1, emit), x, y)
+    assert ulps(y[7:], np.exp(x[7:].astype(np.float64))) < 2
+    np.testing.assert_array_equal(y[:7], [0, 0, 2.0**-149, 27 * 2.0**-149, np.inf, np.inf, np.nan])
 
 
 def test_silu_at_the_ends() -> None:
