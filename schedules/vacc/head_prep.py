@@ -58,11 +58,7 @@ def head_prep(
         q_norm, k_norm = rest[:2] if norms else (None, None)
         cos, sin, q, k, v = rest[-5:]
 
-        def turned(first_head: int, count: int, norm: Any, out: Any, place: Callable[..., Expr]) -> None:
-            instructions = 4 + 4 * norms
-            for_each_head(core, count, instructions, lambda head, token: turn(first_head, head, token, norm, out, place))
-
-        def turn(first_head: int, head: Expr, token: Expr, norm: Any, out: Any, place: Callable[..., Expr]) -> None:
+        def turn(first_head: int, norm: Any, out: Any, place: Callable[..., Expr], head: Expr, token: Expr) -> None:
             begin = bound("begin", token * stride + (first_head + head) * dim)
             factor = rms_factor(dim, lambda j: qkv[begin + j], eps) if norm is not None else None
 
@@ -82,8 +78,8 @@ def head_prep(
             with serial(dim, "j") as j:
                 T.buffer_store(v, saturate(qkv[begin + j]), [row_place(head, token, j)])
 
-        turned(0, heads, q_norm, q, row_place)
-        turned(heads, kv_heads, k_norm, k, k_place)
+        for_each_head(core, heads, 4 + 4 * norms, lambda *at: turn(0, q_norm, q, row_place, *at))
+        for_each_head(core, kv_heads, 4 + 4 * norms, lambda *at: turn(heads, k_norm, k, k_place, *at))
         for_each_head(core, kv_heads, 1, copy)
 
     def for_each_head(core: Expr, count: int, instructions: int, one: Callable[[Expr, Expr], None]) -> None:

@@ -51,8 +51,8 @@ def vector(elements: Expr, instructions: int) -> Any:
 
 def saturate(value: Expr) -> Expr:
     """float32 as float16, rounded to nearest even; beyond ±65504 it is that. NaN stays."""
-    value = T.Select(value > T.float32(FLOAT16_MAX), T.float32(FLOAT16_MAX), value)
-    value = T.Select(value < T.float32(-FLOAT16_MAX), T.float32(-FLOAT16_MAX), value)
+    # The constant first: then NaN, which compares false, is what is left.
+    value = T.max(T.float32(-FLOAT16_MAX), T.min(T.float32(FLOAT16_MAX), value))
     return T.cast(value, "float16")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal, ParamSpec, TypeAlias, cast
 
 from tvm import DataType
@@ -32,13 +32,13 @@ class Buffer:
     mode: Mode = "read"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeviceKernel:
-    """A kernel for certain sizes and a number of cores; those with the same name are the same."""
+    """A kernel for certain sizes and a number of cores; a factory gives the same object for the same ones."""
 
     name: str
     """A C symbol: the factory and its parameters."""
-    function: Any = field(compare=False, repr=False)
+    function: Any = field(repr=False)
     """The tvm.tirx.PrimFunc: its buffers, then int32 scalars; its body is a loop over cores."""
     engine: KernelEngine
     arguments: tuple[KernelArgument, ...]
@@ -48,14 +48,12 @@ class DeviceKernel:
 
     def record(self) -> KernelRecord:
         """What a program keeps of the kernel, with the work of each core as its TIR has it."""
-        return _record(self)
+        return self._record
 
-
-@cache
-def _record(kernel: DeviceKernel) -> KernelRecord:
-    return KernelRecord(
-        engine=kernel.engine, arguments=kernel.arguments, scalars=kernel.scalars, work=count_work(kernel.function)
-    )
+    @cached_property
+    def _record(self) -> KernelRecord:
+        work = count_work(self.function)
+        return KernelRecord(engine=self.engine, arguments=self.arguments, scalars=self.scalars, work=work)
 
 
 def factory(make: Callable[P, DeviceKernel]) -> Callable[P, DeviceKernel]:

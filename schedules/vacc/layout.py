@@ -34,7 +34,8 @@ class PackVaccPanels:
     rows_multiple: int = PANEL
 
     def apply(self, block: Array) -> Array:
-        """[R, C] -> [ceil(R/16), C, 16] of the same type, float8_e4m3fn as its bits."""
+        """[R, C], or [R] for C = 1, -> [ceil(R/16), C, 16] of the same type, float8_e4m3fn as its bits."""
+        block = block.reshape(len(block), -1)
         if block.dtype.name == "float8_e4m3fn":
             block = block.view(np.uint8)
         rows, columns = block.shape

@@ -55,9 +55,7 @@ def quantize_rows(rows: int, k: int, *, group: int = 0, x_stride: int | None = N
 
 
 @factory
-def dequantize(
-    elements: int, *, values: Literal["int8", "float8_e4m3fn"] = "int8", cores: int
-) -> DeviceKernel:
+def dequantize(elements: int, *, values: Literal["int8", "float8_e4m3fn"] = "int8", cores: int) -> DeviceKernel:
     """Arguments w [elements], int8 or the bits of float8_e4m3fn, out f16 [elements]: the same numbers, exactly.
 
     The scales of rows are the product's (`gemm`). Codes of NaN become ±480, as in ``R.vamc.linear``. Instructions an
@@ -124,9 +122,7 @@ def dequantize_groups(
         *([Buffer("zero", "int8", n * groups)] if zeros else []),
         Buffer("out", "float16", n * k, "write"),
     ]
-    name = symbol(
-        f"dequantize_groups_{values}", n=n, k=k, group=group or None, zeros=zeros, scale=scale, cores=cores
-    )
+    name = symbol(f"dequantize_groups_{values}", n=n, k=k, group=group or None, zeros=zeros, scale=scale, cores=cores)
     return define(name, "vector", buffers, cores, emit)
 
 

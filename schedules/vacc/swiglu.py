@@ -45,7 +45,5 @@ def swiglu(
         Buffer(name, dtype, (rows - 1) * stride + n, mode)  # type: ignore[arg-type]  # a literal of the list above
         for (name, dtype, mode), stride in zip(names, strides, strict=True)
     ]
-    name = symbol(
-        "swiglu", rows=rows, n=n, gate=gate_stride, up=up_stride, to=out_stride, out=out, cores=cores
-    )
+    name = symbol("swiglu", rows=rows, n=n, gate=gate_stride, up=up_stride, to=out_stride, out=out, cores=cores)
     return define(name, "vector", buffers, cores, emit)

@@ -10,9 +10,7 @@ from tvm.script import tirx as T
 from vamc_py.schedules.vacc.loops import LANES, Expr, lanes, named, scratch, serial
 
 
-def fold_row(
-    columns: Expr, value: Callable[[Expr], Expr], combine: Callable[[Expr, Expr], Expr], start: float
-) -> Expr:
+def fold_row(columns: Expr, value: Callable[[Expr], Expr], combine: Callable[[Expr, Expr], Expr], start: float) -> Expr:
     """``value(column)`` of all columns combined, float32. Emits statements.
 
     The order is that of a vector unit of 16 lanes: each lane takes every 16th column in ascending order, from `start`
@@ -41,7 +39,7 @@ def row_sum(columns: Expr, value: Callable[[Expr], Expr]) -> Expr:
 
 def row_max(columns: Expr, value: Callable[[Expr], Expr], least: float) -> Expr:
     """The largest value, or `least` where that is larger. Emits statements."""
-    return fold_row(columns, value, lambda a, b: T.Select(a > b, a, b), least)
+    return fold_row(columns, value, T.max, least)
 
 
 def rms_factor(columns: int, value: Callable[[Expr], Expr], eps: float) -> Expr:
@@ -60,8 +58,7 @@ def exponential(x: Expr) -> Expr:
 
     A Taylor polynomial of degree 7 on |x| <= ln 2 / 2, times a power of two.
     """
-    x = T.Select(x < T.float32(-104), T.float32(-104), x)
-    x = T.Select(x > T.float32(89), T.float32(89), x)
+    x = T.max(T.float32(-104), T.min(T.float32(89), x))  # the constant first: NaN, which compares false, stays
     whole = T.nearbyint(x * T.float32(_LOG2_E))
     rest = (x - whole * T.float32(_LN_2_HIGH)) - whole * T.float32(_LN_2_LOW)
     value: Any = T.float32(1 / 5040)
