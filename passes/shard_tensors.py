@@ -237,7 +237,7 @@ class _Rank:
             for parameter in (layer.scale, layer.zero):
                 if parameter is not None:
                     self._columns_of(parameter, groups)
-        if layer.bias is not None and self._options.rank > 99:
+        if layer.bias is not None and self._options.rank:
             self._rows_of(layer.bias, Rows(0, 0, int(shape(layer.bias)[0])))
 
     def _columns_of(self, parameter: Any, columns: Rows) -> None:

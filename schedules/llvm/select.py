@@ -179,7 +179,7 @@ def _endings(parts: LinearCall) -> str:
 
 
 def _select_embedding(call: Any) -> Kernel | None:
-    if len(shape(call.args[0])) != 1 or str(call.args[0].ty.dtype) != "int32":
+    if len(shape(call.args[0])) != 1 or str(call.args[0].ty.dtype) != "int32" or "first" in call.attrs:
         return None
     n, k = (int(dimension) for dimension in shape(call.args[1]))
     if constant(call.args[1]) is not None:

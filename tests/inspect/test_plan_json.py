@@ -19,6 +19,7 @@ from tvm.script import relax as R
 from vamc_py.errors import UserError
 from vamc_py.inspect.dump import open_dump, read_gzip
 from vamc_py.inspect.dump_writer import DumpWriter
+from vamc_py.inspect.plan_diff import recipe_text
 from vamc_py.inspect.plan_json import plan_from_json, plan_to_json
 from vamc_py.pipeline.registry import load_pass_file
 from vamc_py.pipeline.runner import planned, run_passes
@@ -216,3 +217,12 @@ def test_a_step_of_a_pass_file_is_found_by_the_file(tmp_path: Path, monkeypatch:
     Path("halve.py").unlink()
     with pytest.raises(UserError, match=r"plan\.json\.gz: halve\.py: no such file"):
         dump.plan(stage)
+
+
+def test_a_recipe_in_a_line() -> None:
+    recipe = Recipe(("q", "k"), (Cast("float32"), SelectColumns(0, 8))).choosing(Rows(0, 4, 2), Rows(9, 9, 1))
+    assert recipe_text(recipe) == (
+        "q above k, rows 0:4 above 2 of zeros above 1 of zeros, Cast(float32), SelectColumns(0, 8)"
+    )
+    assert plan_to_json(ParameterPlan({"w": recipe}))["w"]["rows"] == [[0, 4, 2], [9, 9, 1]]
+    assert "rows" not in plan_to_json(plan_of(Cast("float32")))["weight"]

@@ -14,6 +14,7 @@ from vamc_py import __version__
 from vamc_py.errors import UserError
 from vamc_py.passes.cast_weights import CastWeights
 from vamc_py.passes.quantize_int8 import QuantizeInt8
+from vamc_py.passes.shard_tensors import ShardTensors
 from vamc_py.passes.simplify import Simplify
 from vamc_py.pipeline.base import Context, Pass, Stage
 from vamc_py.pipeline.default import all_passes
@@ -43,9 +44,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             del sys.modules[name]
 
 
-def test_the_built_in_passes_are_those_of_the_default_pipeline() -> None:
+def test_the_built_in_passes_are_those_of_the_default_pipeline_and_of_several_dies() -> None:
     found = built_in_passes()
-    default = {one.name: type(one) for one in all_passes()}
+    default = {one.name: type(one) for one in (*all_passes(), ShardTensors())}
     assert {name: one.kind for name, one in found.items()} == default
     assert {one.origin for one in found.values()} == {f"vamc-py {__version__}"}
     assert all(one.built_in and summary(one.kind).endswith(".") for one in found.values())

@@ -98,10 +98,9 @@ def _blocks(
     weight: QuantizedWeight, source: TensorSource, shapes: Mapping[str, Sequence[int]], original: TensorSource
 ) -> Iterator[tuple[Floats, Floats]]:
     """The checkpoint's rows in float32, and the same rows quantized and dequantized."""
-    chosen = weight.values.rows
-    rows = sum(int(shapes[name][0]) for name in weight.tensors) if chosen is None else sum(map(len, chosen))
+    rows = sum(int(shapes[name][0]) for name in weight.tensors)
     length = max(1, BLOCK_ELEMENTS // int(shapes[weight.tensors[0]][1]))
-    plain = Recipe(weight.tensors, rows=chosen)
+    plain = Recipe(weight.tensors)
 
     def made(recipe: Recipe, tensors: TensorSource, first: int) -> Array:
         return made_rows(recipe, tensors, shapes, first, min(first + length, rows), weight.name)

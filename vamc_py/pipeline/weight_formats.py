@@ -43,7 +43,7 @@ def with_formats(program: Program, chosen: Mapping[Any, Quantized]) -> Program:
         if call.args[1] in new:
             if chosen[call.args[1]].form != WeightFormat("int8"):
                 raise ValueError(f"the embedding's table {call.args[1].name} has one scale a row, or none")
-            graph.replace(var, embedding(call.args[0], *new[call.args[1]]))
+            graph.replace(var, embedding(call.args[0], *new[call.args[1]], first=call.attrs.get("first")))
     parameters: list[Any] = []
     recipes: dict[str, Recipe] = {}
     for weight in weights:
