@@ -60,11 +60,14 @@ SECONDS = (6401 + 1001 + 2 * 512 / 2 / 0.5 + 2 + 65) * 1e-9
 
 def test_estimates(artifact: Path) -> None:
     shown = printed("simulate", artifact)
-    assert "prefill: 16 tokens, context 64, 2 dies of tiny" in shown
+    assert "prefill, 16 tokens, context 64: 2 dies of tiny" in shown
     assert f"{16 / SECONDS:,.1f}" in shown
     assert f"{1 / SECONDS:,.1f}" in shown
     assert STATEMENT in shown
     assert "The host's part is not counted" in shown
+    waits = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "waits" not in line]
+    label = "layers.*.mlp.down_proj"
+    assert ["vccl", f"{7402e-9 / SECONDS:.1%}", "1", label, f"vector {label}"] in waits
 
 
 def test_json_and_one_stage(artifact: Path) -> None:
