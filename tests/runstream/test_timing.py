@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.runstreams import (
+from support.timed_programs import (
     QUIET,
     all_reduce,
     ddr,
@@ -18,6 +18,7 @@ from support.runstreams import (
     matrix_work,
     mma,
     program,
+    random_commands,
     ssram,
     store,
     vector_work,
@@ -235,29 +236,8 @@ def test_an_empty_program_takes_no_time() -> None:
     assert simulate([program()], QUIET).seconds == 0
 
 
-@st.composite
-def some_commands(draw: st.DrawFn) -> list[Command]:
-    commands: list[Command] = []
-    for number in range(draw(st.integers(1, 25))):
-        waits = draw(st.lists(st.integers(0, number - 1), max_size=2, unique=True)) if number else []
-        kind = draw(st.sampled_from(["load", "gather", "store", "vector", "reduce"]))
-        if kind == "load":
-            engine = draw(st.sampled_from(["idma", "odma", "wddma", "cdma"]))
-            rows, size = draw(st.integers(1, 5)), draw(st.integers(1, 900))
-            commands.append(load(size, engine, waits, rows=rows))
-        elif kind == "gather":
-            commands.append(gather(draw(st.integers(1, 9)), draw(st.integers(1, 99)), waits))
-        elif kind == "store":
-            commands.append(store(draw(st.integers(1, 900)), waits))
-        elif kind == "vector":
-            commands.append(vector(tuple(waits)))
-        else:
-            commands.append(all_reduce(draw(st.integers(1, 99)), waits))
-    return commands
-
-
 @settings(deadline=None, max_examples=60)
-@given(some_commands(), st.integers(1, 3))
+@given(random_commands(), st.integers(1, 3))
 def test_orders_hold_and_ddr_is_never_overdrawn(commands: list[Command], ranks: int) -> None:
     programs = [program(*commands, kernels=KERNELS, rank=rank, ranks=ranks) for rank in range(ranks)]
     timeline = simulate(programs, QUIET)

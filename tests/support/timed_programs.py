@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hypothesis import strategies as st
+
 from vamc_py.runstream.program import (
     Access,
     Argument,
@@ -111,6 +113,28 @@ def program(
         kernels=kernels or {},
         commands=commands,
     )
+
+
+@st.composite
+def random_commands(draw: st.DrawFn) -> list[Command]:
+    """Commands that wait for earlier ones; launches are of the kernel ``work``."""
+    commands: list[Command] = []
+    for number in range(draw(st.integers(1, 25))):
+        waits = draw(st.lists(st.integers(0, number - 1), max_size=2, unique=True)) if number else []
+        kind = draw(st.sampled_from(["load", "gather", "store", "vector", "reduce"]))
+        if kind == "load":
+            engine = draw(st.sampled_from(["idma", "odma", "wddma", "cdma"]))
+            rows, size = draw(st.integers(1, 5)), draw(st.integers(1, 900))
+            commands.append(load(size, engine, waits, rows=rows))
+        elif kind == "gather":
+            commands.append(gather(draw(st.integers(1, 9)), draw(st.integers(1, 99)), waits))
+        elif kind == "store":
+            commands.append(store(draw(st.integers(1, 900)), waits))
+        elif kind == "vector":
+            commands.append(launch("work", waits, engine="vector"))
+        else:
+            commands.append(all_reduce(draw(st.integers(1, 99)), waits))
+    return commands
 
 
 def write_artifact(folder: Path, programs: Sequence[Program], device: Device) -> None:
