@@ -228,8 +228,18 @@ def test_a_missing_collective_is_named() -> None:
     first = program(all_reduce(64, label="o_proj"), rank=0, ranks=2)
     with pytest.raises(UserError, match=r"rank 0: command 0 \(o_proj\) is a collective that rank 1 does not take part"):
         simulate([first, program(load(64), rank=1, ranks=2)], QUIET)
-    with pytest.raises(UserError, match=r"different collectives: rank 0.* of 64 bytes; rank 1.* of 128 bytes"):
+    with pytest.raises(UserError, match=r"different collectives: rank 0.* 64 bytes .*; rank 1.* 128 bytes"):
         simulate([first, program(all_reduce(128), rank=1, ranks=2)], QUIET)
+    halves = all_reduce(64).model_copy(update={"dtype": "float16"})  # costs the same
+    with pytest.raises(UserError, match=r"different collectives: rank 0.* of float32; rank 1.* of float16"):
+        simulate([first, program(halves, rank=1, ranks=2)], QUIET)
+
+
+def test_kernels_that_cannot_run_are_refused() -> None:
+    with pytest.raises(UserError, match=r"command 0 \(norm\) launches work, which is no kernel here"):
+        simulate([program(launch("work", label="norm"))], QUIET)
+    with pytest.raises(UserError, match="the kernel work runs on 3 cores, and tiny has 2"):
+        simulate([program(kernels={"work": vector_work(16, cores=3)})], QUIET)
 
 
 def test_an_empty_program_takes_no_time() -> None:
