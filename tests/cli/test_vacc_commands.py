@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+<<<<<<< HEAD
 from support.timed_runstreams import QUIET, all_reduce, launch, load, program, store, vector_work, write_artifact
+=======
+from support.timed_programs import QUIET, all_reduce, launch, load, program, store, vector_work, write_artifact
+>>>>>>> v-device
 from typer.testing import CliRunner
 
 from vamc_py.cli import build_app
-from vamc_py.errors import ArtifactError, UserError
+from vamc_py.errors import UserError
 from vamc_py.runstream.program import Program, Stage
 from vamc_py.target.vacc.device import STATEMENT
 
@@ -60,11 +65,14 @@ SECONDS = (6401 + 1001 + 2 * 512 / 2 / 0.5 + 2 + 65) * 1e-9
 
 def test_estimates(artifact: Path) -> None:
     shown = printed("simulate", artifact)
-    assert "prefill: 16 tokens, context 64, 2 dies of tiny" in shown
+    assert "prefill, 16 tokens, context 64: 2 dies of tiny" in shown
     assert f"{16 / SECONDS:,.1f}" in shown
     assert f"{1 / SECONDS:,.1f}" in shown
     assert STATEMENT in shown
     assert "The host's part is not counted" in shown
+    waits = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "waits" not in line]
+    label = "layers.*.mlp.down_proj"
+    assert ["vccl", f"{7402e-9 / SECONDS:.1%}", "1", label, f"vector {label}"] in waits
 
 
 def test_json_and_one_stage(artifact: Path) -> None:
@@ -129,7 +137,7 @@ def test_differences_of_programs_and_of_artifacts(artifact: Path, tmp_path: Path
 def test_what_is_no_artifact_is_refused(artifact: Path, tmp_path: Path) -> None:
     assert "no artifact of vacc" in refused("simulate", tmp_path)
     assert "no artifact of vacc" in refused("simulate", tmp_path / "absent")
-    assert "there is no such file" in refused("runstream", "show", tmp_path)
+    assert str(tmp_path / "mod.json") in refused("runstream", "show", tmp_path)
     assert "choose from an artifact" in refused("runstream", "show", artifact / "decode_64_rank0", "--rank", 0)
     assert "there is no rank 2; ranks are 0 to 1" in refused("runstream", "show", artifact, "--rank", 2)
     assert "there are commands 0 to 3" in refused("runstream", "show", artifact, "--first", 3, "--last", 4)
@@ -137,12 +145,15 @@ def test_what_is_no_artifact_is_refused(artifact: Path, tmp_path: Path) -> None:
 
 def test_a_missing_rank_stage_or_device_is_named(artifact: Path) -> None:
     (artifact / "decode_64_rank1" / "mod.json").unlink()
-    assert "decode_64_rank1/mod.json: there is no such file" in refused("simulate", artifact)
+    assert "decode_64_rank1/mod.json" in refused("simulate", artifact)
     (artifact / "decode_64_rank1").rmdir()
     assert refused("simulate", artifact).endswith(
         "the decode of rank 1 is missing, of 2 ranks; copy the artifact whole"
     )
-    assert printed("simulate", artifact, "--only", "prefill")
+    (artifact / "decode_64_rank0" / "mod.json").unlink()
+    (artifact / "decode_64_rank0").rmdir()
+    assert refused("simulate", artifact, "--only", "decode").endswith("has no program of decode")
+    assert printed("simulate", artifact)
     (artifact / "device.json").unlink()
     assert "device.json: there is no such file" in refused("simulate", artifact, "--only", "prefill")
 
@@ -151,18 +162,13 @@ def test_damaged_and_misplaced_programs_are_named(artifact: Path) -> None:
     file = artifact / "prefill_16_rank0" / "mod.json"
     text = file.read_text()
     file.write_text(text.replace('"kind":"launch"', '"kind":"jump"'))
-    assert "mod.json: no program of this version: commands.1" in refused("simulate", artifact)
+    assert re.search(r"mod\.json: .*commands\.1", refused("simulate", artifact))
     file.write_text(text[: len(text) // 2])
-    with pytest.raises(ArtifactError, match="no program of this version: the text: Invalid JSON"):
-        build_app_and_raise("simulate", artifact)
+    assert re.search(r"mod\.json: .*JSON", refused("simulate", artifact))
+    file.write_text(text.replace('"format":1', '"format":2'))
+    assert re.search(r"mod\.json: .*format 2", refused("simulate", artifact))
     file.write_text((artifact / "prefill_16_rank1" / "mod.json").read_text())
     assert "prefill_16_rank0: holds the program of prefill_16_rank1" in refused("simulate", artifact)
-
-
-def build_app_and_raise(*arguments: object) -> None:
-    error = run(*arguments).exception
-    assert error is not None
-    raise error
 
 
 def test_two_lengths_of_a_stage_are_refused(artifact: Path) -> None:

@@ -29,9 +29,10 @@ def installed_path(path: Path) -> str:
 def test_wheel_holds_every_module_once_and_nothing_else(wheel: Path) -> None:
     page = {str(path) for path in project_files() if path.parent == Path("vamc_py/inspect/report_page")}
     assert "vamc_py/inspect/report_page/page.html" in page
-    expected = (
-        {installed_path(path) for path in source_modules()} | {"vamc_py/py.typed", "vamc_py/thread_pool.c"} | page
-    )
+    cards = {str(path) for path in project_files() if path.match("vamc_py/target/vacc/*.yaml")}
+    assert "vamc_py/target/vacc/va16.yaml" in cards
+    modules = {installed_path(path) for path in source_modules()}
+    expected = modules | {"vamc_py/py.typed", "vamc_py/thread_pool.c"} | page | cards
     assert set(contents(wheel)) == expected
     assert "vamc_py/passes/__init__.py" in expected
     assert "vamc_py/schedules/llvm/__init__.py" in expected

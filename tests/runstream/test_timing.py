@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+<<<<<<< HEAD
 from support.timed_runstreams import (
+=======
+from support.timed_programs import (
+>>>>>>> v-device
     QUIET,
     all_reduce,
     ddr,
@@ -18,6 +22,7 @@ from support.timed_runstreams import (
     matrix_work,
     mma,
     program,
+    random_commands,
     ssram,
     store,
     vector_work,
@@ -227,37 +232,26 @@ def test_a_missing_collective_is_named() -> None:
     first = program(all_reduce(64, label="o_proj"), rank=0, ranks=2)
     with pytest.raises(UserError, match=r"rank 0: command 0 \(o_proj\) is a collective that rank 1 does not take part"):
         simulate([first, program(load(64), rank=1, ranks=2)], QUIET)
-    with pytest.raises(UserError, match=r"different collectives: rank 0.* of 64 bytes; rank 1.* of 128 bytes"):
+    with pytest.raises(UserError, match=r"different collectives: rank 0.* 64 bytes .*; rank 1.* 128 bytes"):
         simulate([first, program(all_reduce(128), rank=1, ranks=2)], QUIET)
+    halves = all_reduce(64).model_copy(update={"dtype": "float16"})  # costs the same
+    with pytest.raises(UserError, match=r"different collectives: rank 0.* of float32; rank 1.* of float16"):
+        simulate([first, program(halves, rank=1, ranks=2)], QUIET)
+
+
+def test_kernels_that_cannot_run_are_refused() -> None:
+    with pytest.raises(UserError, match=r"command 0 \(norm\) launches work, which is no kernel here"):
+        simulate([program(launch("work", label="norm"))], QUIET)
+    with pytest.raises(UserError, match="the kernel work runs on 3 cores, and tiny has 2"):
+        simulate([program(kernels={"work": vector_work(16, cores=3)})], QUIET)
 
 
 def test_an_empty_program_takes_no_time() -> None:
     assert simulate([program()], QUIET).seconds == 0
 
 
-@st.composite
-def some_commands(draw: st.DrawFn) -> list[Command]:
-    commands: list[Command] = []
-    for number in range(draw(st.integers(1, 25))):
-        waits = draw(st.lists(st.integers(0, number - 1), max_size=2, unique=True)) if number else []
-        kind = draw(st.sampled_from(["load", "gather", "store", "vector", "reduce"]))
-        if kind == "load":
-            engine = draw(st.sampled_from(["idma", "odma", "wddma", "cdma"]))
-            rows, size = draw(st.integers(1, 5)), draw(st.integers(1, 900))
-            commands.append(load(size, engine, waits, rows=rows))
-        elif kind == "gather":
-            commands.append(gather(draw(st.integers(1, 9)), draw(st.integers(1, 99)), waits))
-        elif kind == "store":
-            commands.append(store(draw(st.integers(1, 900)), waits))
-        elif kind == "vector":
-            commands.append(vector(tuple(waits)))
-        else:
-            commands.append(all_reduce(draw(st.integers(1, 99)), waits))
-    return commands
-
-
 @settings(deadline=None, max_examples=60)
-@given(some_commands(), st.integers(1, 3))
+@given(random_commands(), st.integers(1, 3))
 def test_orders_hold_and_ddr_is_never_overdrawn(commands: list[Command], ranks: int) -> None:
     programs = [program(*commands, kernels=KERNELS, rank=rank, ranks=ranks) for rank in range(ranks)]
     timeline = simulate(programs, QUIET)

@@ -6,7 +6,24 @@ import json
 from pathlib import Path
 
 import pytest
+<<<<<<< HEAD
 from support.timed_runstreams import QUIET, all_reduce, launch, load, matrix_work, mma, program, store, vector_work
+=======
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.timed_programs import (
+    QUIET,
+    all_reduce,
+    launch,
+    load,
+    matrix_work,
+    mma,
+    program,
+    random_commands,
+    store,
+    vector_work,
+)
+>>>>>>> v-device
 
 from vamc_py.errors import UserError
 from vamc_py.runstream.program import ENGINES, Command, Program
@@ -120,6 +137,24 @@ def test_waiting_for_other_dies_is_named() -> None:
         "vector": pytest.approx(101 * NS),
     }
     assert usage(timeline, 1).engines["vccl"].idle_s == {"vector": pytest.approx(1001 * NS)}
+
+
+@settings(deadline=None, max_examples=40)
+@given(random_commands(), st.lists(st.integers(1, 4000), min_size=1, max_size=3))
+def test_all_of_the_time_is_accounted_for(commands: list[Command], work: list[int]) -> None:
+    """Whatever the programs are, and where the kernels of the dies take different times."""
+    programs = [
+        program(*commands, kernels={"work": vector_work(size)}, rank=rank, ranks=len(work))
+        for rank, size in enumerate(work)
+    ]
+    timeline = simulate(programs, QUIET)
+    for rank in range(len(work)):
+        found = usage(timeline, rank)
+        for engine in found.engines.values():
+            assert engine.busy_s + sum(engine.idle_s.values()) == pytest.approx(timeline.seconds)
+        assert 0 <= found.exposed_share <= found.communication_share + 1e-12 <= 1 + 1e-9
+        assert found.ddr_bytes <= found.ddr_burst_bytes
+        assert found.ddr_share <= 1 + 1e-9
 
 
 @pytest.mark.parametrize(

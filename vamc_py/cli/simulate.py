@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-_MOST_WAITS = 6
+_BUSIEST, _MOST_WAITS = 2, 4
 _WIDTH = 130  # columns, where the output is no terminal that says its own
 
 
@@ -62,6 +62,7 @@ def command(
         console.print(_figures(stage, found, result["device"]["name"]))
         for die in found["dies"]:
             console.print(_engines(die, found))
+            console.print(_waits(die, found))
     console.print(result["statement"], highlight=False, soft_wrap=True)
     for sentence in result["assumptions"]:
         console.print(f"* {sentence}", highlight=False, soft_wrap=True)
@@ -72,7 +73,7 @@ def command(
 def _figures(stage: str, found: dict[str, Any], device: str) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"{stage}: {found['tokens']} tokens, context {found['context']}, {_dies(found)} of {device}")
+    table = Table(title=f"{stage}, {found['tokens']} tokens, context {found['context']}: {_dies(found)} of {device}")
     for heading in ("estimate", "", "of peak"):
         table.add_column(heading, justify="left" if heading == "estimate" else "right")
     rate = found["tokens_per_s"]
@@ -105,13 +106,22 @@ def _engines(die: dict[str, Any], found: dict[str, Any]) -> Table:
             continue
         idle = (f"{cause} {seconds / found['seconds']:.1%}" for cause, seconds in engine["idle_s"].items())
         table.add_row(name, str(engine["commands"]), f"{engine['share']:.1%}", ", ".join(idle))
-    table.add_section()
-    for wait in die["waits"][:_MOST_WAITS]:
-        share = f"{wait['seconds'] / found['seconds']:.1%}"
-        cause = " ".join(filter(None, (wait["cause"], wait["cause_label"])))
-        table.add_row(
-            wait["engine"], "", share, f"{wait['label'] or '(no label)'} waits for {cause}, {wait['times']} x"
-        )
+    return table
+
+
+def _waits(die: dict[str, Any], found: dict[str, Any]) -> Table:
+    """Of the busiest engines: in prefill the matrix units, in decode those that bring weights."""
+    from rich.table import Table
+
+    busiest = sorted(die["engines"], key=lambda name: -die["engines"][name]["busy_s"])[:_BUSIEST]
+    table = Table(title="what keeps the busiest engines waiting")
+    for heading in ("engine", "of the time", "times", "operator", "waits for"):
+        table.add_column(heading, justify="right" if heading in ("of the time", "times") else "left", overflow="fold")
+    for name in busiest:
+        for wait in die["waits"][name][:_MOST_WAITS]:
+            share = f"{wait['seconds'] / found['seconds']:.1%}"
+            cause = " ".join(filter(None, (wait["cause"], wait["cause_label"])))
+            table.add_row(name, share, str(wait["times"]), wait["label"] or "(no label)", cause)
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vamc_py.errors import UserError
 from vamc_py.runstream.program import Access, Collective, Command, Gather, KernelRecord, Launch, Transfer, Work
 from vamc_py.target.vacc.device import Device
 
@@ -28,11 +29,21 @@ class Cost:
 
 
 def costs(commands: Sequence[Command], kernels: dict[str, KernelRecord], ranks: int, device: Device) -> list[Cost]:
-    """The cost of each command of a program."""
+    """The cost of each command of a program.
+
+    UserError for a kernel that the program does not have, or that runs on more cores than the device has.
+    """
+    for name, record in kernels.items():
+        if len(record.work) > device.cores:
+            raise UserError(f"the kernel {name} runs on {len(record.work)} cores, and {device.name} has {device.cores}")
     kernel_cost = {name: Cost(kernel_seconds(record, device)) for name, record in kernels.items()}
     found: list[Cost] = []
-    for command in commands:
+    for number, command in enumerate(commands):
         if isinstance(command, Launch):
+            if command.kernel not in kernel_cost:
+                raise UserError(
+                    f"command {number} ({command.label}) launches {command.kernel}, which is no kernel here"
+                )
             found.append(kernel_cost[command.kernel])
         elif isinstance(command, Collective):
             found.append(Cost(collective_seconds(command, ranks, device), together=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vamc_py.errors import ArtifactError
-from vamc_py.runstream.program import Program, Stage
+from vamc_py.runstream.program import FORMAT, Program, Stage
 from vamc_py.target.vacc.device import Device
 
 STAGES: tuple[Stage, ...] = ("prefill", "decode")
@@ -22,7 +22,7 @@ def read_program(path: Path) -> Program:
     """The program of a ``mod.json``, or of the folder that holds one. ArtifactError where there is none."""
     file = path / _FILE if path.is_dir() else path
     try:
-        return Program.model_validate_json(file.read_bytes())
+        program = Program.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         raise ArtifactError(f"{file}: there is no such file; name a folder such as prefill_512_rank0") from None
     except OSError as error:
@@ -31,6 +31,9 @@ def read_program(path: Path) -> Program:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the text"
         raise ArtifactError(f"{file}: no program of this version: {where}: {first['msg']}; compile again") from None
+    if program.format != FORMAT:
+        raise ArtifactError(f"{file}: has the format {program.format}, this version reads {FORMAT}; compile again")
+    return program
 
 
 def is_artifact(path: Path) -> bool:

@@ -8,7 +8,8 @@ from vamc_py.runstream.timing import Timeline
 from vamc_py.runstream.usage import MatrixUsage, Usage, usage
 from vamc_py.target.vacc.device import STATEMENT, Device
 
-MOST_WAITS = 12
+MOST_WAITS = 8
+"""Of an engine."""
 ASSUMPTIONS = (
     "One sequence. Every step of a stage takes the same time, as its program is static: prefill has all of its tokens, "
     "decode reads and scores every position of the context.",
@@ -63,7 +64,9 @@ def _die(found: Usage) -> dict[str, Any]:
         "matrix": {**_matrix(found.matrix), "share_of_peak_over_stage": found.matrix_share},
         "linear": _matrix(found.linear),
         "communication": {"share": found.communication_share, "exposed_share": found.exposed_share},
-        "waits": [vars(wait) for wait in found.waits[:MOST_WAITS]],
+        "waits": {
+            name: [vars(wait) for wait in found.waits if wait.engine == name][:MOST_WAITS] for name in found.engines
+        },
     }
 
 

@@ -70,7 +70,8 @@ def simulate(programs: Sequence[Program], device: Device) -> Timeline:
         cost = costs(program.commands, program.kernels, program.ranks, device)
         numbers = [_NUMBER[command.engine] for command in program.commands]
         waits = [command.waits for command in program.commands]
-        key = (tuple(cost), tuple(numbers), tuple(waits))
+        exchanges = [_exchange(command) for command in program.commands if isinstance(command, Collective)]
+        key = (tuple(cost), tuple(numbers), tuple(waits), tuple(exchanges))
         if key not in kinds:
             kinds[key] = _Die(program, tuple(cost), numbers, waits, device.ddr_bytes_s)
         of_rank.append(kinds[key])
@@ -78,6 +79,11 @@ def simulate(programs: Sequence[Program], device: Device) -> Timeline:
     timelines = {id(die): die.timeline() for die in kinds.values()}
     dies = tuple(timelines[id(die)] for die in of_rank)
     return Timeline(device, ordered, dies, max((float(die.end.max(initial=0.0)) for die in dies), default=0.0))
+
+
+def _exchange(command: Collective) -> tuple[object, ...]:
+    """What the dies that meet for a collective have to agree on."""
+    return command.kind, command.dtype, command.source.bytes, command.target.bytes
 
 
 def _check_together(programs: Sequence[Program]) -> None:
@@ -262,8 +268,8 @@ class _Events:
             program = self.dies[place].program
             command = program.commands[number]
             assert isinstance(command, Collective)
-            shape = (command.kind, command.dtype, command.source.bytes, command.target.bytes)
-            shapes[shape] = f"rank {program.rank}, command {number} ({command.label}): {shape[0]} of {shape[2]} bytes"
+            what = f"{command.kind} of {command.source.bytes} bytes of {command.dtype}"
+            shapes[_exchange(command)] = f"rank {program.rank}, command {number} ({command.label}): {what}"
         if len(shapes) > 1:
             raise UserError(f"the dies meet for different collectives: {'; '.join(shapes.values())}")
 

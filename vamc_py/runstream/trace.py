@@ -56,6 +56,8 @@ def _events(timelines: Sequence[Timeline]) -> Iterator[dict[str, Any]]:
                     arguments["ddr_bytes"] = int(useful)
                 if waited[number] != NOBODY:
                     arguments["waited_for"] = waited[number]
+                if others := float(die.dies_s[number]):
+                    arguments["waited_for_dies_us"] = round(others * _MICRO, 6)
                 yield {
                     "ph": "X",
                     "name": command.label or arguments.get("kernel", command.kind),
