@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-<<<<<<< HEAD
-from support.timed_runstreams import QUIET, all_reduce, launch, load, program, store, vector_work, write_artifact
-=======
 from support.timed_programs import QUIET, all_reduce, launch, load, program, store, vector_work, write_artifact
->>>>>>> v-device
 from typer.testing import CliRunner
 
 from vamc_py.cli import build_app

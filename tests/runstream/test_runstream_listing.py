@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from support.timed_runstreams import all_reduce, gather, launch, load, matrix_work, mma, program, store, vector_work
-=======
 from support.timed_programs import all_reduce, gather, launch, load, matrix_work, mma, program, store, vector_work
->>>>>>> v-device
 
 from vamc_py.runstream.comparison import differences
 from vamc_py.runstream.listing import command_line, head, megabytes, rows

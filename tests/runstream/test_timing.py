@@ -8,11 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-<<<<<<< HEAD
-from support.timed_runstreams import (
-=======
 from support.timed_programs import (
->>>>>>> v-device
     QUIET,
     all_reduce,
     ddr,

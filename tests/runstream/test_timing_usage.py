@@ -6,9 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-<<<<<<< HEAD
-from support.timed_runstreams import QUIET, all_reduce, launch, load, matrix_work, mma, program, store, vector_work
-=======
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.timed_programs import (
@@ -23,7 +20,6 @@ from support.timed_programs import (
     store,
     vector_work,
 )
->>>>>>> v-device
 
 from vamc_py.errors import UserError
 from vamc_py.runstream.program import ENGINES, Command, Program

@@ -23,6 +23,7 @@ from vamc_py.schedules.vacc.emit.values import Parameter, Value
 from vamc_py.schedules.vacc.memory import DdrPlan
 
 _LINEAR = "relax.vamc.linear"
+_ALL_REDUCE = "relax.vamc.all_reduce"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,6 @@ class _Step:
         self.stage = Stage(figures.ssram_bytes, figures.ddr_bytes, memory.end, self.registers)
         self.e = Emitter(self.stage, decisions, cores=figures.cores)
         self.values: dict[Any, Value] = {}
-        self.done: set[Any] = set()  # emitted as part of another operator
         inputs, _, weights = layout(function)
         self.tokens, self.positions = inputs[0], inputs[1]
         self.weights = {var.name for var in weights}
@@ -91,8 +91,10 @@ class _Step:
 
     def write(self) -> Written:
         for var, value in self.graph.values.items():
-            if var not in self.done:
-                self._emit(var, value)
+            user = self.graph.values.get(self.graph.only_user(var))
+            if operator_name(user) == _ALL_REDUCE and self.graph.origin(user.args[0]) == var:
+                continue  # what is summed is emitted together with the sum
+            self._emit(var, value)
         self._logits()
         finished = self.stage.finish()
         return Written(self._program(finished), self.stage.used, self.decisions)
@@ -102,6 +104,8 @@ class _Step:
         match operator:
             case "relax.vamc.linear":
                 self._linear(var, value)
+            case "relax.vamc.all_reduce":
+                self._summed(var, value)
             case "relax.vamc.qkv_attention":
                 self._attention(var, value)
             case "relax.vamc.embedding":
@@ -154,18 +158,27 @@ class _Step:
         parts = LinearCall.of(call)
         x = self._value(parts.x)
         layer = self._layer(call, x.rows)
-        user = self.graph.only_user(var)
-        following = self.graph.values.get(user)
+        following = self.graph.values.get(self.graph.only_user(var))
         with self.stage.label(_label(parts.weight.name)):
-            if operator_name(following) == "relax.vamc.all_reduce":
-                residual = self._value(following.args[1]) if len(following.args) > 1 else None
-                self.values[user] = project_summed(self.e, layer, x, residual)
-                self.done.add(user)
-            elif operator_name(following) == _LINEAR and LinearCall.of(following).prologue == "swiglu":
+            if operator_name(following) == _LINEAR and LinearCall.of(following).prologue == "swiglu":
                 self.values[var] = project_gated(self.e, layer, x, self._layer(following, x.rows))
             else:
                 residual = None if parts.residual is None else self._value(parts.residual)
                 self.values[var] = project(self.e, layer, x, residual=residual)
+
+    def _summed(self, var: Any, call: Any) -> None:
+        x, *residual = call.args
+        part = self.graph.value(x)
+        if operator_name(part) == "relax.vamc.embedding":
+            assert not residual, "nothing is added to an embedding"
+            self._embedding(var, part, summed=True)
+            return
+        assert operator_name(part) == _LINEAR, f"{operator_name(part)} is not summed over dies"
+        parts = LinearCall.of(part)
+        source = self._value(parts.x)
+        with self.stage.label(_label(parts.weight.name)):
+            term = self._value(residual[0]) if residual else None
+            self.values[var] = project_summed(self.e, self._layer(part, source.rows), source, term)
 
     def _attention(self, var: Any, call: Any) -> None:
         attributes = call.attrs
@@ -207,16 +220,13 @@ class _Step:
             return "float32"
         return "float32" if self._layer(call, self._rows(var)).integers else "float16"
 
-    def _embedding(self, var: Any, call: Any) -> None:
+    def _embedding(self, var: Any, call: Any, *, summed: bool = False) -> None:
         ids, table, *scale = call.args
         if self.graph.origin(ids) != self.tokens:
             raise UserError("the vacc target embeds the tokens of the step alone")
         entries, features = (int(extent) for extent in table.ty.shape)
         values = self._parameter(table)
         assert values is not None
-        user = self.graph.only_user(var)
-        following = self.graph.values.get(user)
-        summed = operator_name(following) == "relax.vamc.all_reduce"
         one = Table(
             values,
             entries,
@@ -226,10 +236,7 @@ class _Step:
             first=int(call.attrs.get("first", 0)) if call.attrs else 0,
         )
         with self.stage.label(_label(table.name)):
-            result = embed(self.e, one, self.memory.tokens, self.place.tokens, summed=summed)
-        self.values[user if summed else var] = result
-        if summed:
-            self.done.add(user)
+            self.values[var] = embed(self.e, one, self.memory.tokens, self.place.tokens, summed=summed)
 
     def _gathered(self, call: Any) -> Value:
         part = self._value(call.args[0])
