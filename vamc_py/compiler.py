@@ -120,8 +120,8 @@ def _build(
         context = context_of(config, target, checkpoint, model)
         observers = (*dumps, *inspection.printers(pipeline))
         if target.kind == "vacc":
-            manifest = _build_runstreams(loaded, writer, program, pipeline, context, checkpoint, model, observers)
-            return Built(manifest, checkpoint, program)
+            runs = _build_runstreams(loaded, writer, program, pipeline, context, checkpoint, model, observers)
+            return Built(runs, checkpoint, program)
         with FaultKeeper(context, writer.path(IR_DIR), config.artifact_dir.with_name(f"{config.name}.fault")) as keeper:
             with stage("passes"):
                 lowered = lower(program, pipeline, context, (*observers, keeper))

@@ -63,13 +63,15 @@ def plan_ddr(
     context: int,
     vocabulary: int,
 ) -> DdrPlan:
-    """Addresses in the order of mod.params: weights, then tables of angles (`angles`: their width, by name); then caches.
+    """Addresses in the order of mod.params: weights, then tables of angles; then caches, inputs and the output.
 
-    `caches` are the step's variables: k and v by turns, [pages, kv_heads, blocks, …].
+    `angles` are the widths of the tables by name, `caches` the step's variables: k and v by turns, [pages, kv_heads, blocks, …].
     """
     plan = DdrPlan()
     for one in packed.values():
-        plan.parameters[one.name] = Parameter(plan.add(one.name, "parameter", one.dtype, one.shape), one.dtype, one.shape)
+        plan.parameters[one.name] = Parameter(
+            plan.add(one.name, "parameter", one.dtype, one.shape), one.dtype, one.shape
+        )
     for name, dim in angles.items():
         tables = []
         for part in ("cosines", "sines"):

@@ -43,7 +43,7 @@ def packed_weights(function: Any) -> dict[str, Packed]:
     for value in graph.values.values():
         for weight, packing in _packings(graph, value):
             before = wanted.get(weight.name)
-            if before == "plain" and packing == "panels" or before == "panels" and packing == "plain":
+            if (before == "plain" and packing == "panels") or (before == "panels" and packing == "plain"):
                 packing = "panels"  # a table that lm_head reads, too: the embedding gathers from panels
             elif before is not None and before != packing and {before, packing} != {"plain", "rows"}:
                 raise UserError(f"{weight.name} is used in two ways that the vacc target has no common layout for")

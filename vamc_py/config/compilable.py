@@ -39,7 +39,8 @@ def _vacc(loaded: LoadedConfig) -> Iterator[str]:
     config = loaded.config
     if config.backend.dtype not in VACC_TYPES:
         yield loaded.fault(
-            "backend.dtype", f"the vacc target has {' and '.join(VACC_TYPES)}, not {config.backend.dtype}; name one of them"
+            "backend.dtype",
+            f"the vacc target has {' and '.join(VACC_TYPES)}, not {config.backend.dtype}; name one of them",
         )
     if config.kv8:
         yield loaded.fault("frontend.quantize", "the vacc target has no int8 KV cache yet; leave out kv8 or w16kv8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vamc_py._link import Link
 from vamc_py.artifact.manifest import (
@@ -20,7 +21,6 @@ from vamc_py.artifact.manifest import (
 from vamc_py.artifact.write import ArtifactWriter, built_with
 from vamc_py.checkpoint import Checkpoint
 from vamc_py.config import LoadedConfig
-from vamc_py.config.cpus import NATIVE
 from vamc_py.errors import ArtifactError
 from vamc_py.frontend.model_config import ModelConfig, model_facts
 from vamc_py.pipeline.base import Context
@@ -33,10 +33,9 @@ from vamc_py.runstream.program import Stage
 from vamc_py.schedules.vacc.emit.step import Figures
 from vamc_py.schedules.vacc.host import export_kernels
 from vamc_py.target.description import TargetDescription
-from vamc_py.target.vacc.device import DEFAULT, Device
+from vamc_py.target.vacc.device import Device
 from vamc_py.vacc.dies import Die, write_dies
 from vamc_py.vacc.parameters import digest, write_die_parameters
-
 
 STAGES: tuple[Stage, ...] = ("prefill", "decode")
 
@@ -54,12 +53,6 @@ class Runs:
         return self.folders.prefill if stage == "prefill" else self.folders.decode
 
 
-def device_of(loaded: LoadedConfig) -> Device:
-    """The card that the configuration names, with the figures that it changes."""
-    backend = loaded.config.backend
-    return Device.named(DEFAULT if backend.target == NATIVE else backend.target, backend.device.changes())
-
-
 def write_runstreams(
     loaded: LoadedConfig, program: Program, pipeline: Sequence[Planned], context: Context, vocabulary: int
 ) -> Runs:
@@ -68,7 +61,7 @@ def write_runstreams(
     `program` is as it was before the first pass that knows a rank, with which `pipeline` begins. UserError where the
     model does not fit the device.
     """
-    device = device_of(loaded)
+    device = loaded.config.device
     ranks = loaded.config.frontend.model_kwargs.tp
     figures = Figures(device.name, device.cores, device.ssram_bytes, device.ddr_bytes)
     dies = write_dies(program, pipeline, context, figures, ranks=ranks, vocabulary=vocabulary)
@@ -110,8 +103,8 @@ def write_weights(runs: Runs, checkpoint: Checkpoint, writer: ArtifactWriter, co
     for die in runs.dies:
         first, second = (f"{runs.of_stage(stage)[die.rank]}/{RUNSTREAM_PARAMETERS_FILE}" for stage in STAGES)
         path = writer.path(first)
-        ranks = f" of rank {die.rank}" if len(runs.dies) > 1 else ""
-        write_die_parameters(die, checkpoint, path, context, lambda names, of=ranks: track(names, f"weights{of}"))
+        said = f"weights of rank {die.rank}" if len(runs.dies) > 1 else "weights"
+        write_die_parameters(die, checkpoint, path, context, partial(track, description=said))
         writer.know_digest(first, digest(path))
         writer.link(first, second)
 

@@ -1,13 +1,15 @@
 """R.vamc.qkv_attention: head preparation, the write into the caches, and attention over what they hold.
 
-Queries go in blocks of tokens. Keys and values go through the caches in DDR, so that prefill and decoding read them alike. Of
-a KV head, all query heads are rows of one product. A prefill of tokens from position 0 on reads the keys up to the block's last
-token; decoding reads the whole context, as its shapes are fixed, and masks what lies behind its position.
+Queries go in blocks of tokens. Keys and values go through the caches in DDR, so that prefill and decoding read them
+alike. Of a KV head, all query heads are rows of one product. A prefill of tokens from position 0 on reads the keys up to
+the block's last token; decoding reads the whole context, as its shapes are fixed, and masks what lies behind its
+position.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vamc_py.runstream.program import Dynamic, Term
 from vamc_py.schedules.vacc import kernels
@@ -51,8 +53,8 @@ class Attention:
         return (self.heads + 2 * self.kv_heads) * self.dim
 
 
-def attend(e: Emitter, one: Attention, qkv: Value, out_dtype: str) -> Value:
-    """float32 [tokens, (heads + 2 kv_heads) dim] -> [tokens, heads * dim] of float16, or of float32 for what comes next.
+def attend(e: Emitter, one: Attention, qkv: Value, out_dtype: Literal["float32", "float16"]) -> Value:
+    """float32 [tokens, (heads + 2 kv_heads) dim] -> [tokens, heads * dim], float16 or float32 for what comes next.
 
     One token stands at the register ``position``; several stand from position 0 on.
     """
@@ -85,7 +87,9 @@ def _prepare(e: Emitter, one: Attention, qkv: Value, row: int, rows: int, norms:
     for name, table in (("cosines", one.cosines), ("sines", one.sines)):
         window = window_of(table.place, row, rows, one.dim, 4)
         angles.append(
-            e.loaded(At(window.place, window.offset, window.size, at=at), e.output_slot(name, rows * one.dim, "float32"))
+            e.loaded(
+                At(window.place, window.offset, window.size, at=at), e.output_slot(name, rows * one.dim, "float32")
+            )
         )
     queries = e.output_slot("queries", one.heads * rows * one.dim, "float16")
     keys = e.output_slot("new_keys", one.kv_heads * rows * one.dim, "float16")
@@ -109,17 +113,13 @@ def _store(e: Emitter, one: Attention, row: int, rows: int, keys: At, values: At
     size = rows * one.dim * HALF
     cache = one.context * one.dim * HALF  # bytes of a head
     if rows > 1:
-        source = {"size": size, "rows": one.kv_heads, "stride": size} if one.kv_heads > 1 else {"size": size}
-        target = {"size": size, "rows": one.kv_heads, "stride": cache} if one.kv_heads > 1 else {"size": size}
-        for at, place in ((keys, one.k_cache), (values, one.v_cache)):
-            e.stage.transfer(
-                "odma", At(at.place, at.offset, **source), At(place, row * one.dim * HALF, **target)
-            )  # fmt: skip
+        heads = one.kv_heads
+        for at, cache_of in ((keys, one.k_cache), (values, one.v_cache)):
+            target = At(cache_of, row * one.dim * HALF, size, heads, cache if heads > 1 else 0)
+            e.stage.transfer("odma", At(at.place, at.offset, heads * size), target)
         return
     block = one.dim * TILE * HALF
-    at_key = Dynamic(
-        register_name="position", terms=(Term(divide=TILE, factor=block), Term(modulo=TILE, factor=HALF))
-    )
+    at_key = Dynamic(register_name="position", terms=(Term(divide=TILE, factor=block), Term(modulo=TILE, factor=HALF)))
     at_value = Dynamic(register_name="position", terms=(Term(factor=one.dim * HALF),))
     for head in range(one.kv_heads):
         source_at = At(keys.place, keys.offset + head * size, size)
@@ -173,7 +173,7 @@ def _head(
         b_stride=one.dim,
         c_stride=stride,
         c_block=(rows, one.dim),
-        out=out.dtype,
+        out="float16" if out.dtype == "float16" else "float32",
         cores=e.cores,
     )
     e.stage.launch(average, weights, values, target)

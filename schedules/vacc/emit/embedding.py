@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from vamc_py.schedules.vacc.emit.decisions import TILE, fitting
 from vamc_py.schedules.vacc.emit.emitter import Emitter
 from vamc_py.schedules.vacc.emit.stage import At, Ddr
 from vamc_py.schedules.vacc.emit.values import Parameter, Value
+
+TableType: TypeAlias = Literal["int8", "float16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,11 @@ def embed(e: Emitter, table: Table, tokens: Ddr, count: int, *, summed: bool) ->
             )  # fmt: skip
             arguments.append(scales)
         kernel = kernels.embed_rows(
-            rows, table.features, dtype=table.values.dtype, scale=table.scale is not None, cores=e.cores
+            rows,
+            table.features,
+            dtype=cast(TableType, table.values.dtype),
+            scale=table.scale is not None,
+            cores=e.cores,
         )
         direct = out.resident and not summed
         target = out.block(row, rows) if direct else e.output_slot("embedded", rows * table.features, "float32")

@@ -1,16 +1,16 @@
 """Linear layers: tiles of weights stream through SSRAM while the blocks of the left factor stay.
 
-A tile of weights is loaded (wddma), dequantized where its numbers are not what the matrix unit multiplies (vector), multiplied
-(matrix) and finished: written back, joined with its other half by SwiGLU, or summed over the dies. Loads of the next tiles
-run meanwhile; the dequantization of the next tile stands before the finish of this one in the vector unit's queue, since
-that waits for the product.
+A tile of weights is loaded (wddma), dequantized where its numbers are not what the matrix unit multiplies (vector),
+multiplied (matrix) and finished: written back, joined with its other half by SwiGLU, or summed over the dies. Loads of
+the next tiles run meanwhile; the dequantization of the next tile stands before the finish of this one in the vector
+unit's queue, since that waits for the product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 from vamc_py.schedules.vacc import kernels
 from vamc_py.schedules.vacc.emit.decisions import TILE, fitting
@@ -50,6 +50,11 @@ class Layer:
         return "int8" if self.integers else "float16"
 
     @property
+    def stored(self) -> Literal["int8", "float8_e4m3fn"]:
+        """What a byte of a weight of eight bits is."""
+        return "int8" if self.weight.dtype == "int8" else "float8_e4m3fn"
+
+    @property
     def itemsize(self) -> int:
         """Bytes of an element of either factor as it is multiplied."""
         return 1 if self.integers else 2
@@ -81,8 +86,8 @@ class Tile:
 def project(e: Emitter, layer: Layer, x: Value, *, residual: Value | None = None) -> Value:
     """x @ weight.T with prologue, scale, bias and residual -> float32 [rows, N]."""
     out = e.value("product", x.rows, layer.columns, "float32")
+    constants = _row_constants(e, layer)
     for block in _blocks(e, layer, x):
-        constants = _row_constants(e, layer)
 
         def compute(tile: Tile, weights: list[At], block: Block = block) -> At:
             direct = out.resident and (residual is None or residual.resident)
@@ -115,8 +120,8 @@ def project_gated(e: Emitter, layer: Layer, x: Value, next_layer: Layer) -> Valu
     group = next_layer.activation_group
     if group is not None:
         out = e.with_scales(out, group)
+    constants = _row_constants(e, layer)
     for block in _blocks(e, layer, x):
-        constants = _row_constants(e, layer)
 
         def load(tile: Tile) -> list[At]:
             return [_weights(e, layer, tile), _weights(e, layer, Tile(half + tile.column, tile.columns))]
@@ -141,8 +146,8 @@ def project_gated(e: Emitter, layer: Layer, x: Value, next_layer: Layer) -> Valu
 def project_summed(e: Emitter, layer: Layer, x: Value, residual: Value | None) -> Value:
     """The product of this die summed over all dies [+ residual] -> float32 [rows, N]. The dies exchange float16."""
     out = e.value("summed", x.rows, layer.columns, "float32")
+    constants = _row_constants(e, layer)
     for block in _blocks(e, layer, x):
-        constants = _row_constants(e, layer)
 
         def compute(tile: Tile, weights: list[At], block: Block = block) -> At:
             target = e.output_slot("partial", block.rows * tile.columns, "float16")
@@ -199,7 +204,9 @@ def _block(e: Emitter, layer: Layer, x: Value, row: int, rows: int) -> Block:
                 scales = e.loaded(scales, e.block_buffer("input_scales", rows * x.scales.columns, "float32"))
         return Block(row, rows, values, scales)
     assert x.dtype == "float32", f"{x.dtype} before a product of {layer.input_dtype}"
-    result = Value(rows, layer.depth, layer.input_dtype, e.stage.buffer("inputs", rows * layer.depth, layer.input_dtype))
+    result = Value(
+        rows, layer.depth, layer.input_dtype, e.stage.buffer("inputs", rows * layer.depth, layer.input_dtype)
+    )
     group = layer.activation_group
     if group is not None:
         groups = -(-layer.depth // (group or layer.depth))
@@ -241,7 +248,9 @@ def _convert(
         source = normalized
     group = layer.activation_group
     assert group is not None
-    e.stage.launch(kernels.quantize_rows(rows, depth, group=group, cores=e.cores), source, target, result.scales.block(first, rows))
+    e.stage.launch(
+        kernels.quantize_rows(rows, depth, group=group, cores=e.cores), source, target, result.scales.block(first, rows)
+    )
 
 
 def _row_constants(e: Emitter, layer: Layer) -> dict[str, At]:
@@ -261,7 +270,7 @@ def _multiply(
     stride: int,
     *,
     residual: At | None = None,
-    out: str = "float32",
+    out: Literal["float32", "float16"] = "float32",
 ) -> None:
     kernel = kernels.gemm(
         block.rows,
@@ -300,7 +309,7 @@ def _weights(e: Emitter, layer: Layer, tile: Tile) -> At:
         return raw
     wide = e.in_ring("weights", size)
     if layer.row_scale is not None:
-        kernel = kernels.dequantize(tile.columns * layer.depth, values=layer.weight.dtype, cores=e.cores)
+        kernel = kernels.dequantize(tile.columns * layer.depth, values=layer.stored, cores=e.cores)
         e.stage.launch(kernel, raw, wide)
         return wide
     assert layer.scale is not None
@@ -316,10 +325,10 @@ def _weights(e: Emitter, layer: Layer, tile: Tile) -> At:
     kernel = kernels.dequantize_groups(
         tile.columns,
         layer.depth,
-        values="int4" if layer.bits == 4 else layer.weight.dtype,
+        values="int4" if layer.bits == 4 else layer.stored,
         group=layer.group,
         zeros=layer.zero is not None,
-        scale=layer.scale.dtype,
+        scale=cast(Literal["float32", "float16"], layer.scale.dtype),
         cores=e.cores,
     )
     e.stage.launch(kernel, *parts, wide)

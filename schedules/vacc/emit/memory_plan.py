@@ -16,7 +16,7 @@ class Lifetime:
     last: int
 
 
-class DoesNotFit(Exception):
+class DoesNotFitError(Exception):
     """The buffers that live at a time need more than there is."""
 
     def __init__(self, needed: int, there: int, names: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ def place(lifetimes: Sequence[Lifetime], size: int) -> tuple[list[int], int]:
     """The address of each buffer, in order, and the first byte behind all of them.
 
     Greedy by size (Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020): the largest
-    first, each at the lowest address that no buffer alive at the same time has. Raises DoesNotFit.
+    first, each at the lowest address that no buffer alive at the same time has. Raises DoesNotFitError.
     """
     order = sorted(range(len(lifetimes)), key=lambda i: (-lifetimes[i].bytes, lifetimes[i].first))
     addresses = [0] * len(lifetimes)
@@ -42,7 +42,7 @@ def place(lifetimes: Sequence[Lifetime], size: int) -> tuple[list[int], int]:
         _insert(placed, (address, address + one.bytes, one.first, one.last))
         reach = max(reach, address + one.bytes)
     if reach > size:
-        raise DoesNotFit(reach, size, _largest_at_once(lifetimes))
+        raise DoesNotFitError(reach, size, _largest_at_once(lifetimes))
     return addresses, reach
 
 

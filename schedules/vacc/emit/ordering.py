@@ -1,8 +1,8 @@
 """Which commands a command has to wait for: those on other engines that it shares bytes with.
 
-Two commands conflict where they touch the same bytes and one of them writes. Their order is that of the list. A queue keeps
-the order of its own commands, and waiting is transitive, so few conflicts need a wait: a clock for each command says up to
-which command of each engine all are through before it starts (vector clocks: Fidge, Mattern, 1988).
+Two commands conflict where they touch the same bytes and one of them writes. Their order is that of the list. A queue
+keeps the order of its own commands, and waiting is transitive, so few conflicts need a wait: a clock for each command
+says up to which command of each engine all are through before it starts (vector clocks: Fidge, Mattern, 1988).
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class Stage:
     def finish(self) -> Finished:
         """The commands with addresses and waits.
 
-        ``memory_plan.DoesNotFit`` where the buffers that live at a time are too large together.
+        ``memory_plan.DoesNotFitError`` where the buffers that live at a time are too large together.
         """
         addresses: dict[Buffer, int] = {}
         reach = {}

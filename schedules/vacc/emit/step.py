@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from vamc_py.activation import columns_per_scale
 from vamc_py.dialect.linear import LinearCall
 from vamc_py.errors import UserError
 from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.program import layout
-from vamc_py.runstream.program import DdrTensor, Program, Stage as StageName
+from vamc_py.runstream.program import DdrTensor, Program
+from vamc_py.runstream.program import Stage as StageName
 from vamc_py.schedules.vacc.emit.attention import Attention, attend
 from vamc_py.schedules.vacc.emit.decisions import Decisions, series
 from vamc_py.schedules.vacc.emit.embedding import Table, embed, select_row
 from vamc_py.schedules.vacc.emit.emitter import Emitter
 from vamc_py.schedules.vacc.emit.linear import Layer, project, project_gated, project_summed
-from vamc_py.schedules.vacc.emit.memory_plan import DoesNotFit
+from vamc_py.schedules.vacc.emit.memory_plan import DoesNotFitError
 from vamc_py.schedules.vacc.emit.stage import At, Finished, Stage
 from vamc_py.schedules.vacc.emit.values import Parameter, Value
 from vamc_py.schedules.vacc.memory import DdrPlan
@@ -60,11 +61,11 @@ class Written:
 def write_step(function: Any, memory: DdrPlan, figures: Figures, place: Place) -> Written:
     """The runstream of `function`, the step of one die. UserError where no decisions make it fit, or for an operator
     that the device has no schedule for."""
-    short: DoesNotFit | None = None
+    short: DoesNotFitError | None = None
     for decisions in series(figures.ssram_bytes):
         try:
             return _Step(function, memory, figures, place, decisions).write()
-        except DoesNotFit as fault:
+        except DoesNotFitError as fault:
             short = fault if short is None or fault.needed < short.needed else short
     assert short is not None
     raise UserError(
@@ -92,7 +93,7 @@ class _Step:
     def write(self) -> Written:
         for var, value in self.graph.values.items():
             user = self.graph.values.get(self.graph.only_user(var))
-            if operator_name(user) == _ALL_REDUCE and self.graph.origin(user.args[0]) == var:
+            if user is not None and operator_name(user) == _ALL_REDUCE and self.graph.origin(user.args[0]) == var:
                 continue  # what is summed is emitted together with the sum
             self._emit(var, value)
         self._logits()
@@ -210,7 +211,7 @@ class _Step:
         field = self.graph.value(expression)
         return str(self.graph.origin(field.tuple_value).name)
 
-    def _wanted(self, var: Any) -> str:
+    def _wanted(self, var: Any) -> Literal["float32", "float16"]:
         """The type in which the users of an attention take it."""
         user = self.graph.only_user(var)
         while user is not None and operator_name(self.graph.values[user]) == "relax.vamc.select_rows":
@@ -249,7 +250,7 @@ class _Step:
 
     def _logits(self) -> None:
         logits = self._value(self.graph.outputs()[0])
-        assert logits.rows == 1 and logits.dtype == "float32"
+        assert (logits.rows, logits.dtype) == (1, "float32")
         with self.stage.label("logits"):
             size = self.memory.logits.bytes
             self.stage.transfer("odma", At(logits.place, 0, size), At(self.memory.logits))
@@ -288,4 +289,3 @@ class _Step:
 def _label(name: str) -> str:
     """A short name of an operator: ``layers.3.mlp.down_proj``."""
     return name.removeprefix("model.").removesuffix(".weight")
-

@@ -52,4 +52,3 @@ class Parameter:
     dtype: str
     shape: tuple[int, ...]
     """As packed."""
-
