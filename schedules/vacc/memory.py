@@ -65,7 +65,8 @@ def plan_ddr(
 ) -> DdrPlan:
     """Addresses in the order of mod.params: weights, then tables of angles; then caches, inputs and the output.
 
-    `angles` are the widths of the tables by name, `caches` the step's variables: k and v by turns, [pages, kv_heads, blocks, …].
+    `angles` are the widths of the tables by name, `caches` the step's variables: k and v by turns, [pages, kv_heads,
+    blocks, …].
     """
     plan = DdrPlan()
     for one in packed.values():

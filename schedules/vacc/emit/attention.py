@@ -1,8 +1,8 @@
 """R.vamc.qkv_attention: head preparation, the write into the caches, and attention over what they hold.
 
 Queries go in blocks of tokens. Keys and values go through the caches in DDR, so that prefill and decoding read them
-alike. Of a KV head, all query heads are rows of one product. A prefill of tokens from position 0 on reads the keys up to
-the block's last token; decoding reads the whole context, as its shapes are fixed, and masks what lies behind its
+alike. Of a KV head, all query heads are rows of one product. A prefill of tokens from position 0 on reads the keys up
+to the block's last token; decoding reads the whole context, as its shapes are fixed, and masks what lies behind its
 position.
 """
 
