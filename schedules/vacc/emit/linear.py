@@ -62,8 +62,9 @@ class Layer:
 
     @property
     def row_scale(self) -> Parameter | None:
-        """The scale of each output row, which the product is multiplied by."""
-        return self.scale if self.group == 0 and self.bits == 8 and self.zero is None else None
+        """The scale of each output row, which the product is multiplied by; others are the weight's."""
+        of_rows = self.group == 0 and self.bits == 8 and self.zero is None
+        return self.scale if of_rows and self.scale is not None and self.scale.dtype == "float32" else None
 
 
 @dataclass(frozen=True)

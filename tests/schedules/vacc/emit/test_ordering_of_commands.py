@@ -92,7 +92,7 @@ def program(ordered: tuple[Command, ...]) -> Program:
 
 
 def unordered(ordered: tuple[Command, ...]) -> list[str]:
-    """The pairs that may run in either order. What the first command reads was never written: that is no matter here."""
+    """The pairs that may run in either order; that the first command reads what nothing wrote does not matter here."""
     return [fault for fault in order_faults(program(ordered)) if "no event orders" in fault]
 
 
