@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.relax_modules import Compiled, tensor
+from support.compile_together import compile_together
+from support.relax_modules import tensor
 from tvm import relax, tirx
 
 from vamc_py import dialect
@@ -98,9 +99,6 @@ class Step:
         plan = ParameterPlan({name: Recipe((name,)) for name in weights})
         return cls(Program(builder.get(), plan), weights, caches, int(output.ty.shape[1]))
 
-    def reference(self) -> Reference:
-        return Reference(self)
-
     def written(self, *, ssram: int = 1 << 20, cores: int = 2, ranks: int = 1, ddr: int = 1 << 26) -> list[WrittenDie]:
         """The programs of all dies of a made device."""
         context = Context(device_host("fp16"), PREFILL, CONTEXT)
@@ -114,22 +112,39 @@ class Step:
 
 
 class Reference:
-    """The step by the operators' reference lowerings."""
+    """A step by the operators' reference lowerings."""
 
-    def __init__(self, step: Step) -> None:
-        self._run = Compiled(step.program)
+    def __init__(self, step: Step, run: Callable[..., list[Array]]) -> None:
+        self._run = run
         self._weights = list(step.weights.values())
-        self._caches = [
-            tensor(np.zeros((1, kv, CONTEXT // 16, *((dim, 16) if name == "k" else (16, dim))), np.float16))
+        self._shapes = [
+            (1, kv, CONTEXT // 16, *((dim, 16) if name == "k" else (16, dim)))
             for kv, dim in step.caches
             for name in "kv"
         ]
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the caches."""
+        self._caches = [tensor(np.zeros(shape, np.float16)) for shape in self._shapes]
 
     def __call__(self, tokens: Sequence[int], start: int) -> Array:
         """The results [n, columns] of all tokens, at the positions from ``start`` on."""
         count = len(tokens)
-        integers = [np.asarray(tokens), np.arange(count) + start, np.zeros(count), np.arange(count), np.zeros((1, 1))]
+        integers = [
+            np.asarray(tokens),
+            np.arange(count) + start,
+            np.zeros(count),
+            np.arange(count),
+            np.zeros((1, 1)),
+        ]
         return self._run(*(one.astype(np.int32) for one in integers), *self._caches, *self._weights)[0]
+
+
+def references(steps: Sequence[Step]) -> list[Reference]:
+    """The references of many steps, which are compiled together."""
+    runs = compile_together([step.program for step in steps])
+    return [Reference(step, run) for step, run in zip(steps, runs, strict=True)]
 
 
 class Weights:
