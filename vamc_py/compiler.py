@@ -234,20 +234,25 @@ def open_model(config: Config) -> tuple[Checkpoint, ModelConfig]:
 
 
 def check_model(loaded: LoadedConfig, model: ModelConfig) -> None:
-    """ConfigError when a sequence could grow beyond the positions that the model's rotary embedding is meant for, or
-    where the configuration speaks of weights that the model does not have."""
+    """ConfigError when a sequence could grow beyond the positions that the model's rotary embedding is meant for, where
+    the configuration speaks of weights that the model does not have, or for sizes that the target does not take."""
     check_wide(loaded, expected_matrices(model), tied=model.tied_embedding)
+    faults = []
     context = loaded.config.context_length
     if context > model.max_positions:
-        raise ConfigError(
-            [
-                loaded.fault(
-                    "frontend.shape.input_ids",
-                    f"the context of {context} is longer than the {model.max_positions} positions that the model is "
-                    "made for (max_position_embeddings, or YaRN's in the checkpoint's config); name a shorter one",
-                )
-            ]
+        faults.append(
+            loaded.fault(
+                "frontend.shape.input_ids",
+                f"the context of {context} is longer than the {model.max_positions} positions that the model is "
+                "made for (max_position_embeddings, or YaRN's in the checkpoint's config); name a shorter one",
+            )
         )
+    if loaded.config.target == "vacc":
+        from vamc_py.vacc.sizes import size_faults
+
+        faults += size_faults(loaded, model)
+    if faults:
+        raise ConfigError(faults)
 
 
 def trace_model(config: Config, checkpoint: Checkpoint, model: ModelConfig) -> Program:

@@ -107,7 +107,7 @@ def available_memory() -> int:
 
 def _bytes(name: str, shape: tuple[int, ...], config: Config, checkpoint: Checkpoint) -> int:
     """Bytes of a tensor of the model in the artifact."""
-    form = checkpoint.quantized.get(name) or _format(name, config) if len(shape) == 2 else None
+    form = checkpoint.quantized.get(name) or configured_format(name, config) if len(shape) == 2 else None
     if len(shape) != 2:
         return 4 * math.prod(shape)
     rows, columns = -(-shape[0] // _PANEL) * _PANEL, shape[1]
@@ -117,7 +117,7 @@ def _bytes(name: str, shape: tuple[int, ...], config: Config, checkpoint: Checkp
     return rows * columns * form.bits // 8 + scales * ((4 if form.scale == "float32" else 2) + form.zeros)
 
 
-def _format(name: str, config: Config) -> WeightFormat | None:
+def configured_format(name: str, config: Config) -> WeightFormat | None:
     """What the configuration makes of a float weight; None for floats."""
     outer = name in (LM_HEAD, EMBEDDING)
     kind = rule_of(config.weight_rules, [name]) or "w8a16"

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from support.checkpoints import write_checkpoint
 from support.end_to_end import configuration
+from support.killed import compile_until, left
 
 from vamc_py.artifact.manifest import MANIFEST_FILE
 from vamc_py.artifact.verify import check_for_load
 from vamc_py.compiler import compile_config
-from vamc_py.config import LoadedConfig
 from vamc_py.errors import ArtifactError
-
-# A test that runs in the background would hand down that SIGINT is ignored; a terminal does not.
-PROGRAM = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from vamc_py.cli import main; main()"
-)
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +22,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(folder, architecture="qwen3", layers=1, vocab=200_000, dtype="bfloat16")
     return folder
-
-
-def compile_until(loaded: LoadedConfig, stage: str, signal_number: int) -> int:
-    """Compiles in another process and sends it the signal when it enters the stage; its exit code."""
-    loaded.path.write_text(loaded.text)
-    command = [sys.executable, "-c", PROGRAM, "compile", str(loaded.path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line == f"{stage}\n":
-                time.sleep(0.02)  # into its work
-                process.send_signal(signal_number)
-                break
-        process.stderr.read()
-        return process.wait(60)
-
-
-def left(workspace: Path) -> list[str]:
-    """What is in the workspace besides the YAML file."""
-    return sorted(path.name for path in workspace.iterdir() if path.suffix != ".yaml")
 
 
 @pytest.mark.parametrize(
