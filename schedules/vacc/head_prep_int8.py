@@ -30,8 +30,8 @@ def head_prep_int8(
     offset: bool = False,
     cores: int,
 ) -> DeviceKernel:
-    """Arguments qkv, [q_norm, k_norm], [offset f32 [kv_heads, dim]], cos, sin, then the results: q f16, k i8, v i8, laid
-    out as those of `head_prep`, and the scales of k and of v, f32 [kv_heads, tokens] each.
+    """Arguments qkv, [q_norm, k_norm], [offset f32 [kv_heads, dim]], cos, sin, then the results: q f16, k i8, v i8,
+    laid out as those of `head_prep`, and the scales of k and of v, f32 [kv_heads, tokens] each.
 
     Heads of q and k are normalised and turned as there. `offset` is taken from keys. Then blocks of
     ``int8_cache.mixed_block(dim)`` features are mixed by the Hadamard transform in float32, features 1 apart first,

@@ -1,4 +1,4 @@
-"""What the kernels that prepare heads of an attention share: the shares of the cores, the rotation, the keys' layout."""
+"""What the kernels that prepare heads of an attention share: where heads lie, the cores' parts, the rotation."""
 
 from __future__ import annotations
 

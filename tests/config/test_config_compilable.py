@@ -85,9 +85,19 @@ def test_quantization_of_float_weights_is_a_contradiction(key: str, value: str) 
 
 
 def test_all_reasons_at_once() -> None:
-    assert (
-        len(faults("backend.type=tvm_vacc", "frontend.quantize.type=w16kv8", "frontend.shape.input_ids=[[16],[]]")) == 3
-    )
+    quantize = "frontend.quantize={type: w16kv8, activation: bf16}"
+    assert len(faults("backend.type=tvm_vacc", quantize, "frontend.shape.input_ids=[[16],[]]")) == 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantize"),
+    [("int8", "{type: w8a16, kv8: true}"), ("fp16", "{type: w16kv8}"), ("int8", "{type: w4a16, kv8: true}")],
+)
+def test_an_int8_cache_on_vacc(dtype: str, quantize: str) -> None:
+    said = ("backend.type=tvm_vacc", f"backend.dtype={dtype}", f"frontend.quantize={quantize}")
+    loaded = load_text(GOOD, Path("c.yaml"), said)
+    check_compilable(loaded)
+    assert loaded.config.kv8
 
 
 def test_an_onnx_graph_with_a_flat_shape_is_another_network() -> None:

@@ -13,8 +13,10 @@ from typing import Literal
 
 from vamc_py.runstream.program import Dynamic, Term
 from vamc_py.schedules.vacc import kernels
+from vamc_py.schedules.vacc.emit import kv_cache
 from vamc_py.schedules.vacc.emit.decisions import TILE, fitting
 from vamc_py.schedules.vacc.emit.emitter import Emitter, window_of
+from vamc_py.schedules.vacc.emit.kv_cache import Head, KvCache
 from vamc_py.schedules.vacc.emit.stage import At, Ddr
 from vamc_py.schedules.vacc.emit.values import Parameter, Value
 
@@ -33,14 +35,24 @@ class Attention:
     context: int
     """Positions of the caches."""
     k_cache: Ddr
-    """float16 [kv_heads][context / 16][dim][16]."""
+    """float16 or int8 [kv_heads][context / 16][dim][16]."""
     v_cache: Ddr
-    """float16 [kv_heads][context][dim]."""
+    """float16 or int8 [kv_heads][context][dim]."""
     cosines: Parameter
     """float32 [context, dim], as sines."""
     sines: Parameter
     q_norm: Parameter | None = None
     k_norm: Parameter | None = None
+    k_offset: Parameter | None = None
+    """float32 [kv_heads, dim], taken from rotated keys; with int8 caches alone."""
+    k_scales: Ddr | None = None
+    """float32 [kv_heads][context]: then both caches are int8."""
+    v_scales: Ddr | None = None
+
+    @property
+    def cache(self) -> KvCache:
+        """Both caches."""
+        return KvCache(self.kv_heads, self.dim, self.context, self.k_cache, self.v_cache, self.k_scales, self.v_scales)
 
     @property
     def group(self) -> int:
@@ -60,14 +72,20 @@ def attend(e: Emitter, one: Attention, qkv: Value, out_dtype: Literal["float32",
     """
     tokens = qkv.rows
     out = e.value("attended", tokens, one.heads * one.dim, out_dtype)
-    norms = [e.constant(name, p) for name, p in (("q_norm", one.q_norm), ("k_norm", one.k_norm)) if p is not None]
+    named = {"q_norm": one.q_norm, "k_norm": one.k_norm, "k_offset": one.k_offset}
+    constants = [e.constant(name, parameter) for name, parameter in named.items() if parameter is not None]
     step = _block_rows(e, one, tokens)
     for row in range(0, tokens, step):
         rows = min(step, tokens - row)
-        queries = _prepare(e, one, qkv, row, rows, norms)
+        queries = _prepare(e, one, qkv, row, rows, constants)
         positions = one.context if tokens == 1 else row + rows
+        held = kv_cache.load(e, one.cache, 0, positions)
         for head in range(one.kv_heads):
-            _head(e, one, queries, head, row, rows, positions, tokens == 1, out)
+            scores = _scores(e, one, queries, head, rows, positions, held)
+            values = held.values
+            if head + 1 < one.kv_heads:  # what the vector unit does for that stands before this head's softmax
+                held = kv_cache.load(e, one.cache, head + 1, positions)
+            _average(e, one, scores, values, head, row, rows, positions, tokens == 1, out)
     return out
 
 
@@ -77,7 +95,7 @@ def _block_rows(e: Emitter, one: Attention, tokens: int) -> int:
     return fitting(tokens, most)
 
 
-def _prepare(e: Emitter, one: Attention, qkv: Value, row: int, rows: int, norms: list[At]) -> At:
+def _prepare(e: Emitter, one: Attention, qkv: Value, row: int, rows: int, constants: list[At]) -> At:
     """Normalized, rotated queries float16 [heads][rows][dim]; keys and values of the block are in the caches then."""
     source = qkv.block(row, rows)
     if not qkv.resident:
@@ -92,53 +110,24 @@ def _prepare(e: Emitter, one: Attention, qkv: Value, row: int, rows: int, norms:
             )
         )
     queries = e.output_slot("queries", one.heads * rows * one.dim, "float16")
-    keys = e.output_slot("new_keys", one.kv_heads * rows * one.dim, "float16")
-    values = e.output_slot("new_values", one.kv_heads * rows * one.dim, "float16")
-    kernel = kernels.head_prep(
-        rows,
-        one.heads,
-        one.kv_heads,
-        one.dim,
-        qkv_stride=one.width,
-        norms=bool(norms),
-        eps=one.epsilon,
-        cores=e.cores,
-    )
-    e.stage.launch(kernel, source, *norms, *angles, queries, keys, values)
-    _store(e, one, row, rows, keys, values)
+    new = kv_cache.new_tokens(e, one.cache, rows)
+    sizes = (rows, one.heads, one.kv_heads, one.dim)
+    norms = one.q_norm is not None
+    if one.cache.scales:
+        kernel = kernels.head_prep_int8(
+            *sizes, qkv_stride=one.width, norms=norms, eps=one.epsilon, offset=one.k_offset is not None, cores=e.cores
+        )
+    else:
+        kernel = kernels.head_prep(*sizes, qkv_stride=one.width, norms=norms, eps=one.epsilon, cores=e.cores)
+    e.stage.launch(kernel, source, *constants, *angles, queries, new.keys, new.values, *new.scales)
+    kv_cache.store(e, one.cache, row, rows, new)
     return queries
 
 
-def _store(e: Emitter, one: Attention, row: int, rows: int, keys: At, values: At) -> None:
-    size = rows * one.dim * HALF
-    cache = one.context * one.dim * HALF  # bytes of a head
-    if rows > 1:
-        heads = one.kv_heads
-        for at, cache_of in ((keys, one.k_cache), (values, one.v_cache)):
-            target = At(cache_of, row * one.dim * HALF, size, heads, cache if heads > 1 else 0)
-            e.stage.transfer("odma", At(at.place, at.offset, heads * size), target)
-        return
-    block = one.dim * TILE * HALF
-    at_key = Dynamic(register_name="position", terms=(Term(divide=TILE, factor=block), Term(modulo=TILE, factor=HALF)))
-    at_value = Dynamic(register_name="position", terms=(Term(factor=one.dim * HALF),))
-    for head in range(one.kv_heads):
-        source_at = At(keys.place, keys.offset + head * size, size)
-        place = At(one.k_cache, head * cache, HALF, one.dim, TILE * HALF, at_key)
-        e.stage.transfer("odma", source_at, place)
-        source_at = At(values.place, values.offset + head * size, size)
-        e.stage.transfer("odma", source_at, At(one.v_cache, head * cache, size, at=at_value))
-
-
-def _head(
-    e: Emitter, one: Attention, queries: At, head: int, row: int, rows: int, positions: int, single: bool, out: Value
-) -> None:
-    """softmax(q k.T) v of the query heads of one KV head."""
-    size = positions * one.dim * HALF
-    cache = one.context * one.dim * HALF
-    keys = e.loaded(At(one.k_cache, head * cache, size), e.output_slot("keys", positions * one.dim, "float16"))
-    values = e.loaded(At(one.v_cache, head * cache, size), e.output_slot("values", positions * one.dim, "float16"))
+def _scores(e: Emitter, one: Attention, queries: At, head: int, rows: int, positions: int, held: Head) -> At:
+    """q k.T of the query heads of a KV head, times the scale."""
     many = one.group * rows
-    start = queries.offset + head * one.group * rows * one.dim * HALF
+    start = queries.offset + head * many * one.dim * HALF
     scores = e.output_slot("scores", many * positions, "float32")
     product = kernels.gemm(
         many,
@@ -149,10 +138,29 @@ def _head(
         b="panels",
         c_stride=positions,
         out="float32",
+        scale=held.key_scales is not None,
         alpha=one.scale,
         cores=e.cores,
     )
-    e.stage.launch(product, At(queries.place, start, many * one.dim * HALF), keys, scores)
+    scales = () if held.key_scales is None else (held.key_scales,)
+    e.stage.launch(product, At(queries.place, start, many * one.dim * HALF), held.keys, *scales, scores)
+    return scores
+
+
+def _average(
+    e: Emitter,
+    one: Attention,
+    scores: At,
+    values: At,
+    head: int,
+    row: int,
+    rows: int,
+    positions: int,
+    single: bool,
+    out: Value,
+) -> None:
+    """softmax(scores) v into the columns of the query heads of a KV head."""
+    many = one.group * rows
     weights = e.output_slot("weights_of_values", many * positions, "float16")
     softmax = kernels.softmax(many, rows, positions, stride=positions, cores=e.cores)
     e.stage.launch(softmax, scores, weights, scalars=("position" if single else row,))
