@@ -16,7 +16,7 @@ from vamc_py.schedules.vacc import kernels
 from vamc_py.schedules.vacc.emit import kv_cache
 from vamc_py.schedules.vacc.emit.decisions import TILE, fitting
 from vamc_py.schedules.vacc.emit.emitter import Emitter, window_of
-from vamc_py.schedules.vacc.emit.kv_cache import Head, KvCache
+from vamc_py.schedules.vacc.emit.kv_cache import KvCache
 from vamc_py.schedules.vacc.emit.stage import At, Ddr
 from vamc_py.schedules.vacc.emit.values import Parameter, Value
 
@@ -79,13 +79,18 @@ def attend(e: Emitter, one: Attention, qkv: Value, out_dtype: Literal["float32",
         rows = min(step, tokens - row)
         queries = _prepare(e, one, qkv, row, rows, constants)
         positions = one.context if tokens == 1 else row + rows
-        held = kv_cache.load(e, one.cache, 0, positions)
+        key_scales, value_scales = kv_cache.load_scales(e, one.cache, positions)
         for head in range(one.kv_heads):
-            scores = _scores(e, one, queries, head, rows, positions, held)
-            values = held.values
-            if head + 1 < one.kv_heads:  # what the vector unit does for that stands before this head's softmax
-                held = kv_cache.load(e, one.cache, head + 1, positions)
-            _average(e, one, scores, values, head, row, rows, positions, tokens == 1, out)
+            keys = kv_cache.load_keys(e, one.cache, head, positions)
+            scores = _scores(
+                e, one, queries, head, rows, positions, keys, kv_cache.of_head(key_scales, head, positions)
+            )
+            weights = _softmax(e, one, scores, rows, positions, "position" if tokens == 1 else row)
+            # Behind the softmax in the vector unit's queue, which the keys let begin before all values are here.
+            values = kv_cache.load_values(
+                e, one.cache, head, positions, kv_cache.of_head(value_scales, head, positions)
+            )
+            _average(e, one, weights, values, head, row, rows, positions, out)
     return out
 
 
@@ -124,8 +129,10 @@ def _prepare(e: Emitter, one: Attention, qkv: Value, row: int, rows: int, consta
     return queries
 
 
-def _scores(e: Emitter, one: Attention, queries: At, head: int, rows: int, positions: int, held: Head) -> At:
-    """q k.T of the query heads of a KV head, times the scale."""
+def _scores(
+    e: Emitter, one: Attention, queries: At, head: int, rows: int, positions: int, keys: At, key_scales: At | None
+) -> At:
+    """q k.T of the query heads of a KV head, times the scale of each key and that of all."""
     many = one.group * rows
     start = queries.offset + head * many * one.dim * HALF
     scores = e.output_slot("scores", many * positions, "float32")
@@ -138,32 +145,29 @@ def _scores(e: Emitter, one: Attention, queries: At, head: int, rows: int, posit
         b="panels",
         c_stride=positions,
         out="float32",
-        scale=held.key_scales is not None,
+        scale=key_scales is not None,
         alpha=one.scale,
         cores=e.cores,
     )
-    scales = () if held.key_scales is None else (held.key_scales,)
-    e.stage.launch(product, At(queries.place, start, many * one.dim * HALF), held.keys, *scales, scores)
+    scales = () if key_scales is None else (key_scales,)
+    e.stage.launch(product, At(queries.place, start, many * one.dim * HALF), keys, *scales, scores)
     return scores
 
 
-def _average(
-    e: Emitter,
-    one: Attention,
-    scores: At,
-    values: At,
-    head: int,
-    row: int,
-    rows: int,
-    positions: int,
-    single: bool,
-    out: Value,
-) -> None:
-    """softmax(scores) v into the columns of the query heads of a KV head."""
+def _softmax(e: Emitter, one: Attention, scores: At, rows: int, positions: int, first: int | str) -> At:
+    """float16 [group * rows, positions]; `first` is the position of the block's first token."""
     many = one.group * rows
     weights = e.output_slot("weights_of_values", many * positions, "float16")
-    softmax = kernels.softmax(many, rows, positions, stride=positions, cores=e.cores)
-    e.stage.launch(softmax, scores, weights, scalars=("position" if single else row,))
+    kernel = kernels.softmax(many, rows, positions, stride=positions, cores=e.cores)
+    e.stage.launch(kernel, scores, weights, scalars=(first,))
+    return weights
+
+
+def _average(
+    e: Emitter, one: Attention, weights: At, values: At, head: int, row: int, rows: int, positions: int, out: Value
+) -> None:
+    """The weighted sum of values, into the columns of the query heads of a KV head."""
+    many = one.group * rows
     itemsize = out.itemsize
     place = out if out.resident else Value(rows, out.columns, out.dtype, _attended(e, one, rows, out).place)
     first = row if out.resident else 0

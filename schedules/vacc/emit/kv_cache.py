@@ -9,7 +9,7 @@ them, where float16 has few digits (with 2,048 positions alike and values of 0.0
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vamc_py.runstream.program import Dynamic, Term
 from vamc_py.schedules.vacc import kernels
@@ -62,18 +62,6 @@ class New:
     """float32 [kv_heads][tokens] of keys and of values, of int8."""
 
 
-@dataclass(frozen=True)
-class Head:
-    """Keys and values of a KV head as the matrix unit takes them."""
-
-    keys: At
-    """float16 panels of 16 positions."""
-    values: At
-    """float16 [positions, dim]."""
-    key_scales: At | None = None
-    """float32 [positions], which the scores are multiplied by."""
-
-
 def new_tokens(e: Emitter, cache: KvCache, rows: int) -> New:
     """Places for keys and values of `rows` tokens on their way into the caches."""
     count = cache.kv_heads * rows
@@ -87,74 +75,98 @@ def new_tokens(e: Emitter, cache: KvCache, rows: int) -> New:
 
 def store(e: Emitter, cache: KvCache, row: int, rows: int, new: New) -> None:
     """Into the caches: several tokens from position `row` on, or one at the register ``position``."""
-    heads, size = cache.kv_heads, rows * cache.token
-    whole = cache.context * cache.token  # bytes of a head
+    size = rows * cache.token
     if rows > 1:
-        for at, place in ((new.keys, cache.keys), (new.values, cache.values)):
-            target = At(place, row * cache.token, size, heads, whole if heads > 1 else 0)
-            e.stage.transfer("odma", At(at.place, at.offset, heads * size), target)
+        _store_heads(e, cache, new.keys, At(cache.keys, row * cache.token, size), cache.token)
     else:
-        for head in range(heads):
-            _store_one(e, cache, head, At(new.keys.place, new.keys.offset + head * size, size), keys=True)
-            _store_one(e, cache, head, At(new.values.place, new.values.offset + head * size, size), keys=False)
-    here = None if rows > 1 else Dynamic(register_name="position", terms=(Term(factor=SCALE),))
+        for head in range(cache.kv_heads):
+            _store_key(e, cache, head, At(new.keys.place, new.keys.offset + head * size, size))
+    _store_heads(e, cache, new.values, _at_position(cache.values, row, rows, cache.token), cache.token)
     for at, place in zip(new.scales, cache.scales, strict=True):
-        stride = cache.context * SCALE if heads > 1 else 0
-        target = At(place, row * SCALE, rows * SCALE, heads, stride, here)
-        e.stage.transfer("odma", At(at.place, at.offset, heads * rows * SCALE), target)
+        _store_heads(e, cache, at, _at_position(place, row, rows, SCALE), SCALE)
 
 
-def _store_one(e: Emitter, cache: KvCache, head: int, source: At, *, keys: bool) -> None:
-    """The key of a token lies in a block of 16 positions, a feature apart from the next by those."""
-    start = head * cache.context * cache.token
-    if not keys:
-        at_value = Dynamic(register_name="position", terms=(Term(factor=cache.token),))
-        e.stage.transfer("odma", source, At(cache.values, start, cache.token, at=at_value))
-        return
+def _at_position(place: Ddr, row: int, rows: int, token: int) -> At:
+    """Of the first head, with `token` bytes for each position."""
+    at = None if rows > 1 else Dynamic(register_name="position", terms=(Term(factor=token),))
+    return At(place, row * token, rows * token, at=at)
+
+
+def _store_heads(e: Emitter, cache: KvCache, source: At, first: At, token: int) -> None:
+    """All heads at once; `first` is the place of the first one's, and a position of a head has `token` bytes."""
+    heads = cache.kv_heads
+    target = replace(first, rows=heads, stride=cache.context * token if heads > 1 else 0)
+    e.stage.transfer("odma", At(source.place, source.offset, heads * first.row_bytes), target)
+
+
+def _store_key(e: Emitter, cache: KvCache, head: int, source: At) -> None:
+    """A key lies in a block of 16 positions, its features apart by those."""
     item = cache.token // cache.dim
     terms = (Term(divide=TILE, factor=cache.token * TILE), Term(modulo=TILE, factor=item))
-    at_key = Dynamic(register_name="position", terms=terms)
-    e.stage.transfer("odma", source, At(cache.keys, start, item, cache.dim, TILE * item, at_key))
+    at = Dynamic(register_name="position", terms=terms)
+    target = At(cache.keys, head * cache.context * cache.token, item, cache.dim, TILE * item, at)
+    e.stage.transfer("odma", source, target)
 
 
-def load(e: Emitter, cache: KvCache, head: int, positions: int) -> Head:
-    """Keys and values of a head at the first `positions`, from DDR."""
-    start = head * cache.context * cache.token
-    keys, values = (e.output_slot(name, positions * cache.dim, "float16") for name in ("keys", "values"))
-    if not cache.scales:
-        for place, target in ((cache.keys, keys), (cache.values, values)):
-            e.loaded(At(place, start, positions * cache.token), target)
-        return Head(keys, values)
-    scales = [
-        e.loaded(At(place, head * cache.context * SCALE, positions * SCALE), e.output_slot(name, positions, "float32"))
-        for place, name in zip(cache.scales, ("key_scales", "value_scales"), strict=True)
-    ]
+def load_scales(e: Emitter, cache: KvCache, positions: int) -> tuple[At, At] | tuple[None, None]:
+    """float32 [kv_heads][positions] of keys and of values; nothing of float16."""
+    if cache.key_scales is None or cache.value_scales is None:
+        return None, None
+    heads, size = cache.kv_heads, positions * SCALE
+    keys, values = (
+        e.loaded(
+            At(place, 0, size, heads, cache.context * SCALE if heads > 1 else 0),
+            e.output_slot(name, heads * positions, "float32"),
+        )
+        for place, name in ((cache.key_scales, "key_scales"), (cache.value_scales, "value_scales"))
+    )
+    return keys, values
+
+
+def of_head(scales: At | None, head: int, positions: int) -> At | None:
+    """The part of a head: float32 [positions]."""
+    return None if scales is None else At(scales.place, scales.offset + head * positions * SCALE, positions * SCALE)
+
+
+def load_keys(e: Emitter, cache: KvCache, head: int, positions: int) -> At:
+    """The keys of a head at the first `positions` in float16 panels of 16 positions; of int8 without their scales."""
 
     def exact(_first: int, count: int, stored: At, target: At) -> None:
         e.stage.launch(kernels.dequantize(count * cache.dim, cores=e.cores), stored, target)
 
+    return _load(e, cache, cache.keys, "keys", head, positions, exact)
+
+
+def load_values(e: Emitter, cache: KvCache, head: int, positions: int, scales: At | None) -> At:
+    """The values of a head at the first `positions`, float16 [positions, dim]; `scales` are the head's, of int8."""
+
     def scaled(first: int, count: int, stored: At, target: At) -> None:
-        scale = At(scales[1].place, scales[1].offset + first * SCALE, count * SCALE)
+        assert scales is not None
+        scale = At(scales.place, scales.offset + first * SCALE, count * SCALE)
         e.stage.launch(kernels.dequantize_rows(count, cache.dim, cores=e.cores), stored, scale, target)
 
-    _widen(e, cache, At(cache.keys, start), positions, keys, exact)
-    _widen(e, cache, At(cache.values, start), positions, values, scaled)
-    return Head(keys, values, scales[0])
+    return _load(e, cache, cache.values, "values", head, positions, scaled)
 
 
-def _widen(
+def _load(
     e: Emitter,
     cache: KvCache,
-    source: At,
+    place: Ddr,
+    name: str,
+    head: int,
     positions: int,
-    target: At,
-    launch: Callable[[int, int, At, At], None],
-) -> None:
-    """``launch(first, count, int8, float16)`` for pieces of positions, each loaded before."""
+    widen: Callable[[int, int, At, At], None],
+) -> At:
+    """A head's part of a cache in float16. Of int8, pieces of positions are loaded, then ``widen(first position,
+    positions, int8, float16)``."""
+    start = head * cache.context * cache.token
+    target = e.output_slot(name, positions * cache.dim, "float16")
+    if not cache.scales:
+        return e.loaded(At(place, start, positions * cache.token), target)
     step = fitting(positions, e.decisions.weights // cache.dim)
     for first in range(0, positions, step):
         count = min(step, positions - first)
-        size = count * cache.dim
-        stored = e.output_slot("stored", size, "int8")
-        e.loaded(At(source.place, source.offset + first * cache.dim, size), stored)
-        launch(first, count, stored, At(target.place, target.offset + first * cache.dim * 2, size * 2))
+        at, size = first * cache.dim, count * cache.dim
+        stored = e.loaded(At(place, start + at, size), e.output_slot("stored", size, "int8"))
+        widen(first, count, stored, At(target.place, target.offset + at * 2, size * 2))
+    return target
