@@ -81,15 +81,11 @@ def attend(e: Emitter, one: Attention, qkv: Value, out_dtype: Literal["float32",
         positions = one.context if tokens == 1 else row + rows
         key_scales, value_scales = kv_cache.load_scales(e, one.cache, positions)
         for head in range(one.kv_heads):
+            of_keys, of_values = (kv_cache.of_head(at, head, positions) for at in (key_scales, value_scales))
             keys = kv_cache.load_keys(e, one.cache, head, positions)
-            scores = _scores(
-                e, one, queries, head, rows, positions, keys, kv_cache.of_head(key_scales, head, positions)
-            )
+            values = kv_cache.load_values(e, one.cache, head, positions, of_values)
+            scores = _scores(e, one, queries, head, rows, positions, keys, of_keys)
             weights = _softmax(e, one, scores, rows, positions, "position" if tokens == 1 else row)
-            # Behind the softmax in the vector unit's queue, which the keys let begin before all values are here.
-            values = kv_cache.load_values(
-                e, one.cache, head, positions, kv_cache.of_head(value_scales, head, positions)
-            )
             _average(e, one, weights, values, head, row, rows, positions, out)
     return out
 
