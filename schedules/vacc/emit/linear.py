@@ -151,21 +151,34 @@ def project_summed(e: Emitter, layer: Layer, x: Value, residual: Value | None, *
     """
     out = residual if in_place and residual is not None else e.value("summed", x.rows, layer.columns, "float32")
     constants = _row_constants(e, layer)
+    # An exchange costs its latency. That of many rows overlaps with the next tiles; that of one waits for all tiles.
+    whole = e.block_buffer("partial", layer.columns, "float16") if x.rows == 1 else None
     for block in _blocks(e, layer, x):
 
         def compute(tile: Tile, weights: At, block: Block = block) -> At:
-            target = e.output_slot("partial", block.rows * tile.columns, "float16")
+            if whole is None:
+                target = e.output_slot("partial", block.rows * tile.columns, "float16")
+            else:
+                target = At(whole.place, tile.column * 2, tile.columns * 2)
             _multiply(e, layer, block, tile, weights, constants, target, tile.columns, out="float16")
             return target
 
         def finish(tile: Tile, product: At, block: Block = block) -> None:
-            total = e.output_slot("total", block.rows * tile.columns, "float16")
-            with e.stage.part("all_reduce"):
-                e.stage.collective("all_reduce", "float16", product, total)
-            e.add_total(total, block.row, block.rows, tile.column, tile.columns, residual, out)
+            if whole is None:
+                _sum_up(e, block, tile, product, residual, out)
 
         _pipelined(_tiles(e, layer, block.rows), partial(_weights, e, layer), compute, finish)
+        if whole is not None:
+            _sum_up(e, block, Tile(0, layer.columns), whole, residual, out)
     return out
+
+
+def _sum_up(e: Emitter, block: Block, tile: Tile, part: At, residual: Value | None, out: Value) -> None:
+    """This die's part of a tile becomes the sum over all dies, and with the residual the result."""
+    total = e.output_slot("total", block.rows * tile.columns, "float16")
+    with e.stage.part("all_reduce"):
+        e.stage.collective("all_reduce", "float16", part, total)
+    e.add_total(total, block.row, block.rows, tile.column, tile.columns, residual, out)
 
 
 def _gate(e: Emitter, block: Block, tile: Tile, product: At, out: Value, group: int | None) -> None:
