@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vamc_py.errors import UserError
 from vamc_py.runstream.program import Dynamic, Term
 from vamc_py.schedules.vacc import kernels
 from vamc_py.schedules.vacc.emit.decisions import TILE, fitting
@@ -56,8 +57,11 @@ class Attention:
 def attend(e: Emitter, one: Attention, qkv: Value, out_dtype: Literal["float32", "float16"]) -> Value:
     """float32 [tokens, (heads + 2 kv_heads) dim] -> [tokens, heads * dim], float16 or float32 for what comes next.
 
-    One token stands at the register ``position``; several stand from position 0 on.
+    One token stands at the register ``position``; several stand from position 0 on. UserError for heads that are no
+    multiple of the matrix tile.
     """
+    if one.dim % TILE:
+        raise UserError(f"heads of {one.dim} columns: the vacc target takes multiples of {TILE}")
     tokens = qkv.rows
     out = e.value("attended", tokens, one.heads * one.dim, out_dtype)
     norms = [e.constant(name, p) for name, p in (("q_norm", one.q_norm), ("k_norm", one.k_norm)) if p is not None]
