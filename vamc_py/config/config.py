@@ -24,7 +24,7 @@ class Workspace(Section):
         description="The artifact is written to `<workspace.path>/<name>/`. Relative to the current directory.",
     )
     workers: int = Field(
-        default=1, ge=1, le=4096, description="Parallel processes of vamc's compiler.", json_schema_extra=on("vacc")
+        default=1, ge=1, le=4096, description="Parallel processes of vamc's compiler.", json_schema_extra=on()
     )
     pyenv: dict[str, str] | None = Field(
         default=None,
@@ -38,12 +38,12 @@ class Workspace(Section):
         default=None,
         description="Keep the IR of every pass in the artifact's folder `ir/`, for `vamc-py ir` and `vamc-py report`. "
         "Left out: kept.",
-        json_schema_extra=on("llvm"),
+        json_schema_extra=on("vacc", "llvm"),
     )
     save_log: bool | None = Field(
         default=None,
         description="Write `<workspace.path>/<name>.log`, as `-v` does.",
-        json_schema_extra=on("llvm"),
+        json_schema_extra=on("vacc", "llvm"),
     )
 
 

@@ -14,6 +14,7 @@ from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.matching import constant
 from vamc_py.pipeline.program import Program, layout
 from vamc_py.pipeline.runner import Planned
+from vamc_py.progress import track
 from vamc_py.runstream.program import Stage
 from vamc_py.schedules.vacc.emit.step import Figures, Place, Written, write_step
 from vamc_py.schedules.vacc.memory import DdrPlan, plan_ddr
@@ -60,7 +61,7 @@ def write_dies(
     """The dies of a model. `program` is as it was before the first pass that knows a rank; `pipeline` begins with that
     one. UserError where a stage does not fit the device or has an operator without a schedule."""
     dies = []
-    for rank in range(ranks):
+    for rank in track(range(ranks), "dies"):
         own = program
         for step in of_rank(pipeline, rank):
             own = step.one.apply(own, context)
