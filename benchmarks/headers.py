@@ -1,4 +1,4 @@
-"""Checkpoints that have a shape and no weights: the header of a safetensors file, and a hole where its data would be."""
+"""Checkpoints that have a shape and no weights: the header of a safetensors file, and a hole for its data."""
 
 from __future__ import annotations
 
