@@ -22,9 +22,11 @@ from vamc_py.schedules.vacc.emit.memory_plan import DoesNotFitError
 from vamc_py.schedules.vacc.emit.stage import At, Finished, Stage
 from vamc_py.schedules.vacc.emit.values import Parameter, Value
 from vamc_py.schedules.vacc.memory import DdrPlan
+from vamc_py.schedules.vacc.parameters import is_gated
 
 _LINEAR = "relax.vamc.linear"
 _ALL_REDUCE = "relax.vamc.all_reduce"
+_TRIED_LAYERS = 3
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def write_step(function: Any, memory: DdrPlan, figures: Figures, place: Place) -
     short: DoesNotFitError | None = None
     for decisions in series(figures.ssram_bytes):
         try:
+            # Layers are alike, so what does not fit shows in the first ones.
+            _Step(function, memory, figures, place, decisions).write(layers=_TRIED_LAYERS)
             return _Step(function, memory, figures, place, decisions).write()
         except DoesNotFitError as fault:
             short = fault if short is None or fault.needed < short.needed else short
@@ -88,15 +92,21 @@ class _Step:
         inputs, _, weights = layout(function)
         self.tokens, self.positions = inputs[0], inputs[1]
         self.weights = {var.name for var in weights}
+        self.emitted: set[Any] = set()
         self.layers = 0  # attentions so far
 
-    def write(self) -> Written:
+    def write(self, layers: int | None = None) -> Written:
+        """All of it, or what stands before attention number `layers`."""
         for var, value in self.graph.values.items():
+            if operator_name(value) == "relax.vamc.qkv_attention" and self.layers == layers:
+                break
             user = self.graph.values.get(self.graph.only_user(var))
             if user is not None and operator_name(user) == _ALL_REDUCE and self.graph.origin(user.args[0]) == var:
                 continue  # what is summed is emitted together with the sum
             self._emit(var, value)
-        self._logits()
+            self.emitted.add(var)
+        else:
+            self._logits()
         finished = self.stage.finish()
         return Written(self._program(finished), self.stage.used, self.decisions)
 
@@ -126,6 +136,16 @@ class _Step:
 
     def _value(self, expression: Any) -> Value:
         return self.values[self.graph.origin(expression)]
+
+    def _last(self, expression: Any, user: Any) -> bool:
+        """Whether nothing but `user` needs a value's place any more."""
+        place = self._value(expression).place
+        others = [var for var, value in self.values.items() if value.place is place]
+        waiting = {one for var in others for one in self.graph.users[var]} - self.emitted - {user}
+        read = LinearCall.of(self.graph.values[user]).x if operator_name(self.graph.values[user]) == _LINEAR else None
+        if read is not None and self._value(read).place is place:
+            return False
+        return not waiting and not any(self.graph.is_result(var) for var in others)
 
     def _parameter(self, expression: Any) -> Parameter | None:
         return None if expression is None else self.memory.parameters[expression.name]
@@ -161,15 +181,17 @@ class _Step:
         layer = self._layer(call, x.rows)
         following = self.graph.values.get(self.graph.only_user(var))
         with self.stage.label(_label(parts.weight.name)):
-            if operator_name(following) == _LINEAR and LinearCall.of(following).prologue == "swiglu":
+            if is_gated(self.graph, var):
                 self.values[var] = project_gated(self.e, layer, x, self._layer(following, x.rows))
             else:
                 residual = None if parts.residual is None else self._value(parts.residual)
-                self.values[var] = project(self.e, layer, x, residual=residual)
+                last = parts.residual is not None and self._last(parts.residual, var)
+                self.values[var] = project(self.e, layer, x, residual=residual, in_place=last)
 
     def _summed(self, var: Any, call: Any) -> None:
         x, *residual = call.args
         part = self.graph.value(x)
+        self.emitted.add(self.graph.origin(x))
         if operator_name(part) == "relax.vamc.embedding":
             assert not residual, "nothing is added to an embedding"
             self._embedding(var, part, summed=True)
@@ -179,7 +201,9 @@ class _Step:
         source = self._value(parts.x)
         with self.stage.label(_label(parts.weight.name)):
             term = self._value(residual[0]) if residual else None
-            self.values[var] = project_summed(self.e, self._layer(part, source.rows), source, term)
+            last = bool(residual) and self._last(residual[0], var)
+            layer = self._layer(part, source.rows)
+            self.values[var] = project_summed(self.e, layer, source, term, in_place=last)
 
     def _attention(self, var: Any, call: Any) -> None:
         attributes = call.attrs
