@@ -194,10 +194,13 @@ SINGLE: list[tuple[Command, str]] = [
     (launch(LINE, (ssram(0, 124), "read"), OUT), "gives add 124 bytes instead of 128 for its buffer b"),
     (launch(LINE, (ssram(0, 64, 2, 68), "read"), OUT), "gives add 132 bytes instead of 128 for its buffer b"),
     (launch(LINE, (ddr(0, 128), "read"), OUT), "gives add bytes of DDR, which kernels do not reach, for its buffer b"),
-    (launch(LINE, (ssram(32, 128), "read"), OUT), "gives add an address that is no multiple of 64 for its buffer b"),
     (
-        launch(LINE, (ssram(0, 128, at=moved("row", 32)), "read"), OUT),
-        "gives add an address that is no multiple of 64 for its buffer b",
+        launch(LINE, (ssram(34, 128), "read"), OUT),
+        "gives add an address that is no multiple of an element's 4 bytes for its buffer b",
+    ),
+    (
+        launch(LINE, (ssram(0, 128, at=moved("row", 6)), "read"), OUT),
+        "gives add an address that is no multiple of an element's 4 bytes for its buffer b",
     ),
     (launch(LINE, LINE, OUT).model_copy(update={"scalars": ()}), "gives add 0 scalars instead of 1"),
     (launch(LINE, LINE, OUT, n="column"), "gives add the register column, which the program has not"),

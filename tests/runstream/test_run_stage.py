@@ -349,11 +349,11 @@ def test_ssram_of_one_byte_less(weights: Path) -> None:
 
 def test_a_buffer_that_is_not_aligned(weights: Path) -> None:
     commands = [
-        load(ddr(0, 128), ssram(4, 128)),
-        launch((ssram(4, 128), "read"), (ssram(4, 128), "read"), (ssram(256, 128), "write"), waits=(0,)),
+        load(ddr(0, 128), ssram(6, 128)),
+        launch((ssram(6, 128), "read"), (ssram(6, 128), "read"), (ssram(256, 128), "write"), waits=(0,)),
     ]
     with pytest.raises(
-        DeviceFault, match="command 1 gives a kernel SSRAM at byte 4; it takes SSRAM at multiples of 64"
+        DeviceFault, match="command 1 gives a kernel SSRAM at byte 6; it takes float32 in SSRAM at multiples of 4 bytes"
     ):
         run([die(weights)], [program(commands)])
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from vamc_py.runstream.layout import ITEM_BYTES, READ_ONLY, REGISTER_LIMIT, Layout
 from vamc_py.runstream.program import Access, Collective, Command, Gather, KernelRecord, Launch, Program, Transfer, Work
 from vamc_py.runstream.uses import Use, extremes, reach, uses
-from vamc_py.runtime.memory import ALIGNMENT
 
 _DIRECTIONS = {"idma": ("ddr", "ssram"), "wddma": ("ddr", "ssram"), "odma": ("ssram", "ddr")}  # cdma takes any
 _WORK_SIZES = {"mma_f16": 3, "mma_i8": 3, "drain": 1, "vector": 2}
@@ -124,7 +123,7 @@ class _Checker:
             yield f"gives {command.kernel} {len(command.arguments)} buffers instead of {len(record.arguments)}"
             return
         for argument, wanted in zip(command.arguments, record.arguments, strict=True):
-            if fault := self._buffer_fault(argument.access, wanted.elements * ITEM_BYTES.get(wanted.dtype, 1)):
+            if fault := self._buffer_fault(argument.access, wanted.elements, ITEM_BYTES.get(wanted.dtype, 1)):
                 yield f"gives {command.kernel} {fault} for its buffer {wanted.name}"
         if len(command.scalars) != record.scalars:
             yield f"gives {command.kernel} {len(command.scalars)} scalars instead of {record.scalars}"
@@ -134,14 +133,14 @@ class _Checker:
             elif isinstance(scalar, int) and scalar not in _INT32:
                 yield f"gives {command.kernel} {scalar}, which is no int32"
 
-    def _buffer_fault(self, access: Access, wanted: int) -> str | None:
+    def _buffer_fault(self, access: Access, elements: int, item: int) -> str | None:
         if access.memory != "ssram":
             return "bytes of DDR, which kernels do not reach,"
-        if access.span != wanted:
-            return f"{access.span} bytes instead of {wanted}"
+        if access.span != elements * item:
+            return f"{access.span} bytes instead of {elements * item}"
         moves = [] if access.at is None else [term.factor for term in access.at.terms]
-        if any(place % ALIGNMENT for place in (access.offset, *moves)):  # compiled code loads whole vectors
-            return f"an address that is no multiple of {ALIGNMENT}"
+        if any(place % item for place in (access.offset, *moves)):
+            return f"an address that is no multiple of an element's {item} bytes"
         return None
 
 

@@ -225,10 +225,11 @@ class Place:
     def buffer(self, registers: Mapping[str, int], dtype: str, elements: int) -> Any:
         """SSRAM from the first byte to the last, as the flat tensor that a kernel takes, in place."""
         window, begin = self._window(registers)
-        if self._use.access.memory != "ssram" or begin % memory.ALIGNMENT:
+        item = np.dtype(dtype).itemsize
+        if self._use.access.memory != "ssram" or begin % item:
             where = f"{self._use.access.memory.upper()} at byte {begin}"
-            raise AccessError(f"gives a kernel {where}; it takes SSRAM at multiples of {memory.ALIGNMENT}", begin)
-        return memory.tensor(np.ndarray((elements,), dtype, window, begin))
+            raise AccessError(f"gives a kernel {where}; it takes {dtype} in SSRAM at multiples of {item} bytes", begin)
+        return memory.tensor(np.ndarray((elements,), dtype, window, begin), alignment=item)
 
     def windows(self, registers: Mapping[str, int], size: int) -> npt.NDArray[np.void]:
         """Element i is the ``size`` bytes from byte i on, in place. The access has one row."""

@@ -23,9 +23,12 @@ def zeros(shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
     return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype, math.prod(shape)).reshape(shape)
 
 
-def tensor(array: npt.NDArray[Any]) -> Any:
-    """A TVM tensor over the array's own memory, which it keeps alive. ValueError when it is not aligned."""
-    return library.load().from_dlpack(array, require_alignment=ALIGNMENT, require_contiguous=True)
+def tensor(array: npt.NDArray[Any], alignment: int = ALIGNMENT) -> Any:
+    """A TVM tensor over the array's own memory, which it keeps alive. ValueError when it is not aligned.
+
+    `alignment`: bytes; less is for code that was compiled for less, as the kernels of the vacc target are.
+    """
+    return library.load().from_dlpack(array, require_alignment=alignment, require_contiguous=True)
 
 
 def viewed_as(tensor: Any, dtype: str) -> Any:
