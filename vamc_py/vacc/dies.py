@@ -65,14 +65,9 @@ def write_dies(
 ) -> list[Die]:
     """The dies of a model. `program` is as it was before the first pass that knows a rank; `pipeline` begins with that
     one. UserError where a stage does not fit the device or has an operator without a schedule."""
-<<<<<<< HEAD
-    dies = []
-    for rank in track(range(ranks), "dies"):
-=======
     dies: list[Die] = []
     written: Program | None = None  # the step of the first die
-    for rank in range(ranks):
->>>>>>> vacc
+    for rank in track(range(ranks), "dies"):
         own = program
         for step in of_rank(pipeline, rank):
             own = step.one.apply(own, context)
