@@ -100,14 +100,22 @@ class Config(Section):
 
     @property
     def quantize_type(self) -> QuantizeType | None:
-        """What ``frontend.quantize.type`` comes to: ``w8a16`` for int8 when the file says nothing.
+        """What ``frontend.quantize.type`` comes to: ``w8a16`` for int8 when the file says nothing, and where
+        ``rounds_without_data``.
 
         None for floats, and for networks that are not language models (``backend.quantize`` is theirs).
         """
         quantize = self.frontend.quantize
         if quantize is not None and quantize.type is not None:
-            return quantize.type
+            return "w8a16" if self.rounds_without_data else quantize.type
         return "w8a16" if self.backend.dtype == "int8" and self.language_model else None
+
+    @property
+    def rounds_without_data(self) -> bool:
+        """Whether GPTQ is asked for and there are no data for it, on vacc: vamc's public int8 files are so."""
+        quantize = self.frontend.quantize
+        asked = quantize is not None and quantize.type == "w8a16_gptq"
+        return asked and self.target == "vacc" and self.dataset is None
 
     @property
     def kv8(self) -> bool:
