@@ -16,6 +16,7 @@ from vamc_py.pipeline.graph import Graph, bindings, operator_name
 from vamc_py.pipeline.matching import constant
 from vamc_py.pipeline.program import Program, layout
 from vamc_py.pipeline.runner import Planned
+from vamc_py.progress import track
 from vamc_py.runstream.program import Gather, Stage
 from vamc_py.runstream.program import Program as RunstreamProgram
 from vamc_py.schedules.vacc.emit.step import Figures, Place, Written, write_step
@@ -67,7 +68,7 @@ def write_dies(
     one. UserError where a stage does not fit the device or has an operator without a schedule."""
     dies: list[Die] = []
     written: Program | None = None  # the step of the first die
-    for rank in range(ranks):
+    for rank in track(range(ranks), "dies"):
         own = program
         for step in of_rank(pipeline, rank):
             own = step.one.apply(own, context)

@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vamc_py.errors import UserError
 from vamc_py.runstream.program import Dynamic, Term
 from vamc_py.schedules.vacc import kernels
 from vamc_py.schedules.vacc.emit import kv_cache
 from vamc_py.schedules.vacc.emit.decisions import TILE, fitting
 from vamc_py.schedules.vacc.emit.emitter import Emitter, window_of
-from vamc_py.schedules.vacc.emit.kv_cache import KvCache
+from vamc_py.schedules.vacc.emit.kv_cache import Head, KvCache
 from vamc_py.schedules.vacc.emit.stage import At, Ddr
 from vamc_py.schedules.vacc.emit.values import Parameter, Value
 
@@ -68,8 +69,11 @@ class Attention:
 def attend(e: Emitter, one: Attention, qkv: Value, out_dtype: Literal["float32", "float16"]) -> Value:
     """float32 [tokens, (heads + 2 kv_heads) dim] -> [tokens, heads * dim], float16 or float32 for what comes next.
 
-    One token stands at the register ``position``; several stand from position 0 on.
+    One token stands at the register ``position``; several stand from position 0 on. UserError for heads that are no
+    multiple of the matrix tile.
     """
+    if one.dim % TILE:
+        raise UserError(f"heads of {one.dim} columns: the vacc target takes multiples of {TILE}")
     tokens = qkv.rows
     out = e.value("attended", tokens, one.heads * one.dim, out_dtype)
     named = {"q_norm": one.q_norm, "k_norm": one.k_norm, "k_offset": one.k_offset}
@@ -79,15 +83,36 @@ def attend(e: Emitter, one: Attention, qkv: Value, out_dtype: Literal["float32",
         rows = min(step, tokens - row)
         queries = _prepare(e, one, qkv, row, rows, constants)
         positions = one.context if tokens == 1 else row + rows
-        key_scales, value_scales = kv_cache.load_scales(e, one.cache, positions)
-        for head in range(one.kv_heads):
-            of_keys, of_values = (kv_cache.of_head(at, head, positions) for at in (key_scales, value_scales))
-            keys = kv_cache.load_keys(e, one.cache, head, positions)
-            values = kv_cache.load_values(e, one.cache, head, positions, of_values)
-            scores = _scores(e, one, queries, head, rows, positions, keys, of_keys)
-            weights = _softmax(e, one, scores, rows, positions, "position" if tokens == 1 else row)
-            _average(e, one, weights, values, head, row, rows, positions, out)
+        _heads(e, one, queries, _Block(row, rows, positions, tokens == 1), out)
     return out
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Tokens that attend together."""
+
+    row: int
+    rows: int
+    positions: int
+    """How many of the caches they read."""
+    single: bool
+    """Whether it is one token at the register ``position``."""
+
+
+def _heads(e: Emitter, one: Attention, queries: At, block: _Block, out: Value) -> None:
+    """Attention of all heads. The scores of the next KV head are multiplied while the vector unit makes weights of this
+    one's."""
+    waiting: tuple[int, At, At] | None = None  # head, weights and values of what is still to be averaged
+    scales = kv_cache.load_scales(e, one.cache, block.positions)
+    for head in range(one.kv_heads):
+        held = kv_cache.load(e, one.cache, head, block.positions, scales)
+        scores = _scores(e, one, queries, head, block, held)
+        weights = _weights(e, one, scores, block)
+        if waiting is not None:
+            _average(e, one, *waiting, block, out)
+        waiting = head, weights, held.values
+    if waiting is not None:
+        _average(e, one, *waiting, block, out)
 
 
 def _block_rows(e: Emitter, one: Attention, tokens: int) -> int:
@@ -125,58 +150,52 @@ def _prepare(e: Emitter, one: Attention, qkv: Value, row: int, rows: int, consta
     return queries
 
 
-def _scores(
-    e: Emitter, one: Attention, queries: At, head: int, rows: int, positions: int, keys: At, key_scales: At | None
-) -> At:
-    """q k.T of the query heads of a KV head, times the scale of each key and that of all."""
-    many = one.group * rows
+def _scores(e: Emitter, one: Attention, queries: At, head: int, block: _Block, held: Head) -> At:
+    """q k.T of the query heads of a KV head, times the scale."""
+    many = one.group * block.rows
     start = queries.offset + head * many * one.dim * HALF
-    scores = e.output_slot("scores", many * positions, "float32")
+    scores = e.output_slot("scores", many * block.positions, "float32")
     product = kernels.gemm(
         many,
-        positions,
+        block.positions,
         one.dim,
         dtype="f16",
         a_stride=one.dim,
         b="panels",
-        c_stride=positions,
+        c_stride=block.positions,
         out="float32",
-        scale=key_scales is not None,
+        scale=held.key_scales is not None,
         alpha=one.scale,
         cores=e.cores,
     )
-    scales = () if key_scales is None else (key_scales,)
-    e.stage.launch(product, At(queries.place, start, many * one.dim * HALF), keys, *scales, scores)
+    scales = () if held.key_scales is None else (held.key_scales,)
+    e.stage.launch(product, At(queries.place, start, many * one.dim * HALF), held.keys, *scales, scores)
     return scores
 
 
-def _softmax(e: Emitter, one: Attention, scores: At, rows: int, positions: int, first: int | str) -> At:
-    """float16 [group * rows, positions]; `first` is the position of the block's first token."""
-    many = one.group * rows
-    weights = e.output_slot("weights_of_values", many * positions, "float16")
-    kernel = kernels.softmax(many, rows, positions, stride=positions, cores=e.cores)
-    e.stage.launch(kernel, scores, weights, scalars=(first,))
+def _weights(e: Emitter, one: Attention, scores: At, block: _Block) -> At:
+    """softmax(scores), float16."""
+    many = one.group * block.rows
+    weights = e.output_slot("weights_of_values", many * block.positions, "float16")
+    softmax = kernels.softmax(many, block.rows, block.positions, stride=block.positions, cores=e.cores)
+    e.stage.launch(softmax, scores, weights, scalars=("position" if block.single else block.row,))
     return weights
 
 
-def _average(
-    e: Emitter, one: Attention, weights: At, values: At, head: int, row: int, rows: int, positions: int, out: Value
-) -> None:
-    """The weighted sum of values, into the columns of the query heads of a KV head."""
-    many = one.group * rows
-    itemsize = out.itemsize
-    place = out if out.resident else Value(rows, out.columns, out.dtype, _attended(e, one, rows, out).place)
-    first = row if out.resident else 0
-    width = one.dim * itemsize
-    stride = out.columns
+def _average(e: Emitter, one: Attention, head: int, weights: At, values: At, block: _Block, out: Value) -> None:
+    """weights v into the columns of the query heads of a KV head."""
+    rows, stride, itemsize = block.rows, out.columns, out.itemsize
+    place = out if out.resident else Value(rows, stride, out.dtype, _attended(e, one, rows, out).place)
+    first = block.row if out.resident else 0
     column = head * one.group * one.dim
-    target = At(place.place, (first * stride + column) * itemsize, *_rows_of_heads(one, rows, stride * itemsize, width))
+    lies = _rows_of_heads(one, rows, stride * itemsize, one.dim * itemsize)
+    target = At(place.place, (first * stride + column) * itemsize, *lies)
     average = kernels.gemm(
-        many,
+        one.group * rows,
         one.dim,
-        positions,
+        block.positions,
         dtype="f16",
-        a_stride=positions,
+        a_stride=block.positions,
         b="rows",
         b_stride=one.dim,
         c_stride=stride,
@@ -186,8 +205,7 @@ def _average(
     )
     e.stage.launch(average, weights, values, target)
     if not out.resident:
-        columns = one.group * one.dim
-        e.stage.transfer("odma", target, out.window(row, rows, column, columns))
+        e.stage.transfer("odma", target, out.window(block.row, rows, column, one.group * one.dim))
 
 
 def _rows_of_heads(one: Attention, rows: int, stride: int, width: int) -> tuple[int, int, int]:

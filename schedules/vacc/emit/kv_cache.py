@@ -62,6 +62,26 @@ class New:
     """float32 [kv_heads][tokens] of keys and of values, of int8."""
 
 
+@dataclass(frozen=True)
+class Scales:
+    """Those of int8 caches in SSRAM, of all heads: float32 [kv_heads][positions]."""
+
+    keys: At
+    values: At
+
+
+@dataclass(frozen=True)
+class Head:
+    """Keys and values of a KV head as the matrix unit takes them."""
+
+    keys: At
+    """float16 panels of 16 positions."""
+    values: At
+    """float16 [positions, dim]."""
+    key_scales: At | None = None
+    """float32 [positions], which the scores are multiplied by."""
+
+
 def new_tokens(e: Emitter, cache: KvCache, rows: int) -> New:
     """Places for keys and values of `rows` tokens on their way into the caches."""
     count = cache.kv_heads * rows
@@ -108,10 +128,10 @@ def _store_key(e: Emitter, cache: KvCache, head: int, source: At) -> None:
     e.stage.transfer("odma", source, target)
 
 
-def load_scales(e: Emitter, cache: KvCache, positions: int) -> tuple[At, At] | tuple[None, None]:
-    """float32 [kv_heads][positions] of keys and of values; nothing of float16."""
+def load_scales(e: Emitter, cache: KvCache, positions: int) -> Scales | None:
+    """Of the first `positions`; nothing of float16."""
     if cache.key_scales is None or cache.value_scales is None:
-        return None, None
+        return None
     heads, size = cache.kv_heads, positions * SCALE
     keys, values = (
         e.loaded(
@@ -120,53 +140,50 @@ def load_scales(e: Emitter, cache: KvCache, positions: int) -> tuple[At, At] | t
         )
         for place, name in ((cache.key_scales, "key_scales"), (cache.value_scales, "value_scales"))
     )
-    return keys, values
+    return Scales(keys, values)
 
 
-def of_head(scales: At | None, head: int, positions: int) -> At | None:
-    """The part of a head: float32 [positions]."""
-    return None if scales is None else At(scales.place, scales.offset + head * positions * SCALE, positions * SCALE)
-
-
-def load_keys(e: Emitter, cache: KvCache, head: int, positions: int) -> At:
-    """The keys of a head at the first `positions` in float16 panels of 16 positions; of int8 without their scales."""
+def load(e: Emitter, cache: KvCache, head: int, positions: int, scales: Scales | None) -> Head:
+    """Keys and values of a head at the first `positions`, from DDR; `scales` are those of `load_scales`."""
+    if scales is None:
+        size = positions * cache.token
+        places = ((cache.keys, "keys"), (cache.values, "values"))
+        keys, values = (
+            e.loaded(At(place, head * cache.context * cache.token, size), e.output_slot(name, size // 2, "float16"))
+            for place, name in places
+        )
+        return Head(keys, values)
+    of_keys, of_values = (
+        At(at.place, at.offset + head * positions * SCALE, positions * SCALE) for at in (scales.keys, scales.values)
+    )
 
     def exact(_first: int, count: int, stored: At, target: At) -> None:
         e.stage.launch(kernels.dequantize(count * cache.dim, cores=e.cores), stored, target)
 
-    return _load(e, cache, cache.keys, "keys", head, positions, exact)
-
-
-def load_values(e: Emitter, cache: KvCache, head: int, positions: int, scales: At | None) -> At:
-    """The values of a head at the first `positions`, float16 [positions, dim]; `scales` are the head's, of int8."""
-
     def scaled(first: int, count: int, stored: At, target: At) -> None:
-        assert scales is not None
-        scale = At(scales.place, scales.offset + first * SCALE, count * SCALE)
+        scale = At(of_values.place, of_values.offset + first * SCALE, count * SCALE)
         e.stage.launch(kernels.dequantize_rows(count, cache.dim, cores=e.cores), stored, scale, target)
 
-    return _load(e, cache, cache.values, "values", head, positions, scaled)
+    keys = _widened(e, cache, At(cache.keys, head * cache.context * cache.dim), "keys", positions, exact)
+    values = _widened(e, cache, At(cache.values, head * cache.context * cache.dim), "values", positions, scaled)
+    return Head(keys, values, of_keys)
 
 
-def _load(
+def _widened(
     e: Emitter,
     cache: KvCache,
-    place: Ddr,
+    source: At,
     name: str,
-    head: int,
     positions: int,
-    widen: Callable[[int, int, At, At], None],
+    launch: Callable[[int, int, At, At], None],
 ) -> At:
-    """A head's part of a cache in float16. Of int8, pieces of positions are loaded, then ``widen(first position,
+    """A head's part of an int8 cache in float16: pieces of positions are loaded, then ``launch(first position,
     positions, int8, float16)``."""
-    start = head * cache.context * cache.token
     target = e.output_slot(name, positions * cache.dim, "float16")
-    if not cache.scales:
-        return e.loaded(At(place, start, positions * cache.token), target)
     step = fitting(positions, e.decisions.weights // cache.dim)
     for first in range(0, positions, step):
         count = min(step, positions - first)
         at, size = first * cache.dim, count * cache.dim
-        stored = e.loaded(At(place, start + at, size), e.output_slot("stored", size, "int8"))
-        widen(first, count, stored, At(target.place, target.offset + at * 2, size * 2))
+        stored = e.loaded(At(source.place, source.offset + at, size), e.output_slot("stored", size, "int8"))
+        launch(first, count, stored, At(target.place, target.offset + at * 2, size * 2))
     return target

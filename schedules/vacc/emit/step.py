@@ -63,6 +63,12 @@ class Written:
 def write_step(function: Any, memory: DdrPlan, figures: Figures, place: Place) -> Written:
     """The runstream of `function`, the step of one die. UserError where no decisions make it fit, or for an operator
     that the device has no schedule for."""
+    if memory.end > figures.ddr_bytes:
+        raise UserError(
+            f"a die's weights and caches take {memory.end} bytes, {figures.name} has {figures.ddr_bytes} of DDR: name "
+            "a shorter context (frontend.shape.input_ids), more dies (model_kwargs.tp), narrower weights "
+            "(backend.dtype, frontend.quantize) or another card"
+        )
     short: DoesNotFitError | None = None
     for decisions in series(figures.ssram_bytes):
         try:
