@@ -52,6 +52,7 @@ from vamc_py.weights.source import PlanSource
 
 if TYPE_CHECKING:
     from vamc_py.frontend.trace import Traced
+    from vamc_py.vacc.compile import Runs
 
 
 @dataclass(frozen=True)
@@ -153,24 +154,55 @@ def _build_runstreams(
 ) -> VaccManifest:
     """The artifact of the vacc target, all but its folder's place."""
     from vamc_py._link import link_options
-    from vamc_py.vacc.compile import manifest_of, write_files, write_runstreams, write_weights
-    from vamc_py.vacc.dies import shared
+    from vamc_py.vacc.compile import manifest_of, write_files, write_weights
 
     config = loaded.config
     link = link_options()
     with FaultKeeper(context, writer.path(IR_DIR), config.artifact_dir.with_name(f"{config.name}.fault")) as keeper:
-        with stage("passes"):
-            common = _Before(shared(pipeline) + 1)
-            first = run_passes(program, pipeline, context, (*observers, keeper, common))
-        with stage("runstreams"):
-            own = pipeline[shared(pipeline) :]
-            runs = write_runstreams(loaded, common.program or first, own, context, model.vocab_size)
+        runs, notes = _runstreams(loaded, program, pipeline, context, model, (*observers, keeper))
         with stage("build"):
             write_files(runs, writer, link)
     checkpoint = with_calibration(loaded, checkpoint, model)
     with stage("weights"):
         write_weights(runs, checkpoint, writer, config.context_length)
-    return manifest_of(loaded, checkpoint, model, context.target, runs, first.notes)
+    return manifest_of(loaded, checkpoint, model, context.target, runs, notes)
+
+
+def _runstreams(
+    loaded: LoadedConfig,
+    program: Program,
+    pipeline: tuple[Planned, ...],
+    context: Context,
+    model: ModelConfig,
+    observers: Sequence[Observer],
+) -> tuple[Runs, tuple[str, ...]]:
+    """The programs of all dies, and what the passes noted. The pass that knows a rank runs once for each die."""
+    from vamc_py.vacc.compile import write_runstreams
+    from vamc_py.vacc.dies import shared
+
+    with stage("passes"):
+        common = _Before(shared(pipeline) + 1)
+        first = run_passes(program, pipeline, context, (*observers, common))
+    with stage("runstreams"):
+        own = pipeline[shared(pipeline) :]
+        return write_runstreams(loaded, common.program or first, own, context, model.vocab_size), first.notes
+
+
+def write_programs(loaded: LoadedConfig) -> Runs:
+    """The programs of all dies in memory, as a compile for vacc writes them.
+
+    Of the checkpoint only the headers are read: no weight, no calibration. No kernel is compiled, no file written.
+    UserError for bad input, and where the configuration is for another target.
+    """
+    if loaded.config.target != "vacc":
+        fault = "only programs of vacc are simulated; --set backend.type=tvm_vacc"
+        raise ConfigError([loaded.fault("backend.type", fault)])
+    pipeline, target = _prepare(loaded, Inspection())
+    checkpoint, model = _open(loaded)
+    program = trace_model(loaded.config, checkpoint, model)
+    context = context_of(loaded.config, target, checkpoint, model)
+    with FaultKeeper(context) as keeper:
+        return _runstreams(loaded, program, pipeline, context, model, (keeper,))[0]
 
 
 def show_passes(loaded: LoadedConfig, inspection: Inspection) -> Program:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tvm.script import tirx as T
@@ -126,7 +126,7 @@ def gemm(
     scale: bool = False,
     alpha: float = 1.0,
     bias: bool = False,
-    residual: bool = False,
+    residual: bool | Literal["in place"] = False,
     group: int = 0,
     cores: int,
     tile: GemmTile | None = None,
@@ -144,13 +144,15 @@ def gemm(
     float16: sums are float32, in ascending k, from 0. int8: the exact int32 sum of each `group` columns of k (0: all of
     them; the last may be shorter), as float32, times its row scale; these added up in float32 in ascending groups, from
     0. Then ``* scale``, ``* alpha``, ``+ bias``, ``+ residual``, each rounded to float32; float16 saturates at ±65504.
-    `residual` may be c where `out` is float32.
+    `residual` "in place" is what c holds before, float32, without an argument of its own.
 
     ValueError where n is no multiple of 16 or a stride is too short.
     """
     tile = tile or GemmTile()
     shape = _Shape(m, n, k, a_stride or k, b, b_stride, c_stride or n, c_block)
     _check(shape, dtype, group)
+    if residual == "in place" and out != "float32":
+        raise ValueError(f"a residual in place is float32, not {out}")
     group = min(group or k, k) if dtype == "i8" else 0
     groups = -(-k // group) if group else 1
     stored = "float16" if dtype == "f16" else "int8"
@@ -163,9 +165,11 @@ def gemm(
             scale=next(given) if scale else None,
             alpha=alpha,
             bias=next(given) if bias else None,
-            residual=next(given) if residual else None,
+            residual=next(given) if residual is True else None,
         )
         c = next(given)
+        if residual == "in place":
+            epilogue = replace(epilogue, residual=c)
 
         def store(value: Expr, row: Expr, column: Expr) -> None:
             place = shape.c_at(row, column)
@@ -186,8 +190,8 @@ def gemm(
         *([Buffer("row_scale", "float32", m * groups)] if dtype == "i8" else []),
         *([Buffer("scale", "float32", n)] if scale else []),
         *([Buffer("bias", "float32", n)] if bias else []),
-        *([Buffer("residual", "float32", shape.c_elements)] if residual else []),
-        Buffer("c", out, shape.c_elements, "write"),
+        *([Buffer("residual", "float32", shape.c_elements)] if residual is True else []),
+        Buffer("c", out, shape.c_elements, "update" if residual == "in place" else "write"),
     ]
     name = symbol(
         f"gemm_{dtype}",
@@ -202,7 +206,7 @@ def gemm(
         scale=scale,
         alpha=None if alpha == 1.0 else float(alpha),
         bias=bias,
-        residual=residual,
+        residual="own" if residual == "in place" else residual,
         group=group or None,
         cores=cores,
         tile=None if tile == GemmTile() else (tile.m, tile.n),

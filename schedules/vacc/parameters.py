@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from vamc_py.pipeline.graph import Graph, operator_name
 from vamc_py.pipeline.program import Program, layout
 from vamc_py.schedules.vacc.emit.decisions import TILE
 from vamc_py.schedules.vacc.layout import PackVaccInt4Panels, PackVaccPanels, PadVaccRows
-from vamc_py.weights.plan import ParameterPlan, Step
+from vamc_py.weights.plan import ParameterPlan, Rows, Step
 
 Packing = Literal["plain", "rows", "panels", "panels4"]
 """As it is; one dimension padded to the matrix tile; panels of 16 output rows; the same with two values in a byte."""
@@ -29,6 +29,8 @@ class Packed:
     dtype: str
     shape: tuple[int, ...]
     packing: Packing
+    by_turns: bool = False
+    """Its rows are two halves, of which 16 and 16 lie by turns: gate and up, so that a tile has what SwiGLU joins."""
 
     @property
     def bytes(self) -> int:
@@ -48,7 +50,27 @@ def packed_weights(function: Any) -> dict[str, Packed]:
             elif before is not None and before != packing and {before, packing} != {"plain", "rows"}:
                 raise UserError(f"{weight.name} is used in two ways that the vacc target has no common layout for")
             wanted[weight.name] = "rows" if {before, packing} == {"plain", "rows"} else packing
-    return {var.name: _packed(var, wanted.get(var.name, "plain")) for var in layout(function)[2]}
+    gated = _gated(graph)
+    return {
+        var.name: replace(_packed(var, wanted.get(var.name, "plain")), by_turns=var.name in gated)
+        for var in layout(function)[2]
+    }
+
+
+def _gated(graph: Graph) -> set[str]:
+    """The parameters of the linear layers whose halves SwiGLU joins."""
+    found: set[str] = set()
+    for var, call in graph.calls("relax.vamc.linear"):
+        if is_gated(graph, var):
+            parts = LinearCall.of(call)
+            found |= {one.name for one in (parts.weight, parts.scale, parts.zero, parts.bias) if one is not None}
+    return found
+
+
+def is_gated(graph: Graph, var: Any) -> bool:
+    """Whether all that needs a linear layer's result is one that reads it through SwiGLU."""
+    user = graph.values.get(graph.only_user(var))
+    return operator_name(user) == "relax.vamc.linear" and LinearCall.of(user).prologue == "swiglu"
 
 
 def packing_plan(program: Program, packed: Mapping[str, Packed]) -> ParameterPlan:
@@ -59,7 +81,22 @@ def packing_plan(program: Program, packed: Mapping[str, Packed]) -> ParameterPla
         "panels": (PackVaccPanels(),),
         "panels4": (PackVaccInt4Panels(),),
     }
-    return ParameterPlan({name: program.plan[name].then(*steps[one.packing]) for name, one in packed.items()})
+    recipes = {}
+    for name, one in packed.items():
+        recipe = program.plan[name]
+        if one.by_turns:
+            rows = {var.name: int(var.ty.shape[0]) for var in layout(program.function)[2]}[name]
+            recipe = recipe.choosing(*_by_turns(rows))
+        recipes[name] = recipe.then(*steps[one.packing])
+    return ParameterPlan(recipes)
+
+
+def _by_turns(rows: int) -> list[Rows]:
+    """16 rows of the first half, 16 of the second, and so on."""
+    half = rows // 2
+    if half % TILE:
+        raise UserError(f"a feed-forward width of {half} on a die is no multiple of {TILE}, which vacc multiplies by")
+    return [Rows(start + at, start + at + TILE) for at in range(0, half, TILE) for start in (0, half)]
 
 
 def _packings(graph: Graph, value: Any) -> list[tuple[Any, Packing]]:

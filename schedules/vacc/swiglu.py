@@ -8,42 +8,42 @@ from tvm.script import tirx as T
 
 from vamc_py.schedules.vacc.intrinsics import DIVISION, EXPONENTIAL, rounded_to, vector
 from vamc_py.schedules.vacc.kernel import Buffer, DeviceKernel, define, factory, symbol
-from vamc_py.schedules.vacc.loops import Expr, serial, share
+from vamc_py.schedules.vacc.loops import LANES, Expr, serial, share
 from vamc_py.schedules.vacc.vector_math import exponential
 
 
 @factory
 def swiglu(
-    rows: int,
-    n: int,
-    *,
-    gate_stride: int | None = None,
-    up_stride: int | None = None,
-    out_stride: int | None = None,
-    out: Literal["float16", "float32"],
-    cores: int,
+    rows: int, n: int, *, out_stride: int | None = None, out: Literal["float16", "float32"], cores: int
 ) -> DeviceKernel:
-    """Arguments gate and up f32 [rows, n], y `out` [rows, n], rows so many elements apart (None: n).
+    """Arguments x f32 [rows, 2n], 16 gates and their 16 ups by turns; y `out` [rows, n].
 
-    y = gate / (1 + e**-gate) * up, float16 saturating. Instructions an element: 12 for the exponential, 4 for the
-    division, 3 for sign, sum and product, 1 for float16.
+    y = gate / (1 + e**-gate) * up, float16 saturating. Rows of y lie `out_stride` elements apart (None: n).
+
+    Instructions an element: 12 for the exponential, 4 for the division, 3 for sign, sum and product, 1 for float16.
+    ValueError where n is no multiple of 16.
     """
-    strides = [gate_stride or n, up_stride or n, out_stride or n]
-    if min(strides) < n:
-        raise ValueError(f"rows of {n} elements do not lie {min(strides)} apart")
+    stride = out_stride or n
+    if stride < n:
+        raise ValueError(f"rows of {n} elements do not lie {stride} apart")
+    if n % LANES:
+        raise ValueError(f"gates and ups lie by turns in panels of {LANES}, which {n} are no multiple of")
 
-    def emit(core: Expr, gate: Any, up: Any, y: Any) -> None:
+    def emit(core: Expr, x: Any, y: Any) -> None:
         first, count = share(rows, core, cores)
         instructions = EXPONENTIAL + DIVISION + 3 + (out == "float16")
-        with vector(count * n, instructions), serial(count, "row") as row, serial(n, "j") as j:
-            g, u, to = ((first + row) * stride + j for stride in strides)
-            silu = gate[g] / (T.float32(1) + exponential(T.float32(0) - gate[g]))
-            T.buffer_store(y, rounded_to(silu * up[u], out), [to])
+        with (
+            vector(count * n, instructions),
+            serial(count, "row") as row,
+            serial(n // LANES, "panel") as panel,
+            serial(LANES, "j") as j,
+        ):
+            at = (first + row) * 2 * n + panel * 2 * LANES + j
+            silu = x[at] / (T.float32(1) + exponential(T.float32(0) - x[at]))
+            T.buffer_store(y, rounded_to(silu * x[at + LANES], out), [(first + row) * stride + panel * LANES + j])
 
-    names = [("gate", "float32", "read"), ("up", "float32", "read"), ("y", out, "write")]
     buffers = [
-        Buffer(name, dtype, (rows - 1) * stride + n, mode)  # type: ignore[arg-type]  # a literal of the list above
-        for (name, dtype, mode), stride in zip(names, strides, strict=True)
+        Buffer("x", "float32", rows * 2 * n),
+        Buffer("y", out, (rows - 1) * stride + n, "write"),
     ]
-    name = symbol("swiglu", rows=rows, n=n, gate=gate_stride, up=up_stride, to=out_stride, out=out, cores=cores)
-    return define(name, "vector", buffers, cores, emit)
+    return define(symbol("swiglu", rows=rows, n=n, to=out_stride, out=out, cores=cores), "vector", buffers, cores, emit)

@@ -132,7 +132,7 @@ def test_differences_of_programs_and_of_artifacts(artifact: Path, tmp_path: Path
 
 def test_what_is_no_artifact_is_refused(artifact: Path, tmp_path: Path) -> None:
     assert "no artifact of vacc" in refused("simulate", tmp_path)
-    assert "no artifact of vacc" in refused("simulate", tmp_path / "absent")
+    assert "absent: no such file" in refused("simulate", tmp_path / "absent")
     assert str(tmp_path / "mod.json") in refused("runstream", "show", tmp_path)
     assert "choose from an artifact" in refused("runstream", "show", artifact / "decode_64_rank0", "--rank", 0)
     assert "there is no rank 2; ranks are 0 to 1" in refused("runstream", "show", artifact, "--rank", 2)

@@ -160,6 +160,10 @@ def test_patterns_fit_whole_names() -> None:
     assert not matches("LM_HEAD", "lm_head.weight")
 
 
-def test_the_accelerator_does_not_use_them_yet() -> None:
-    [notice] = load("int8_g128", '["lm_head"]', "backend.type=tvm_vacc").notices
-    assert notice == "tvm_vacc w8a16 does not use: frontend.quantize.activation, frontend.quantize.wide."
+def test_vacc_heeds_them() -> None:
+    loaded = load("int8_g128", '["*.down_proj"]', "backend.type=tvm_vacc")
+    assert loaded.notices == ()
+    [one] = [planned.one for planned in resolve_pipeline(loaded) if isinstance(planned.one, QuantizeActivations)]
+    assert (one.activation, one.wide) == ("int8_g128", ("*.down_proj",))
+    in_float16 = resolve_pipeline(load("int16", "[]", "backend.type=tvm_vacc"))
+    assert not any(isinstance(planned.one, QuantizeActivations) for planned in in_float16)

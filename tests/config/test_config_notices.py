@@ -54,14 +54,36 @@ def test_calibration_runs_on_the_cpu() -> None:
 
 def test_vacc_uses_its_own_keys() -> None:
     assert notices() == (
-        "tvm_vacc w8a16_gptq does not use: frontend.model_kwargs.b2s, backend.compile, workspace.pyenv, "
-        "workspace.env_recheck.",
+        "tvm_vacc w8a16_gptq does not use: frontend.model_kwargs.b2s, frontend.quantize.device, backend.compile, "
+        "workspace.workers, workspace.pyenv, workspace.env_recheck.",
     )
+
+
+def test_vacc_uses_what_says_how_weights_are_kept() -> None:
+    kept = "frontend.quantize={type: w4a16, group: 32, zeros: true, activation: int8_g64, wide: ['*.down_proj'], "
+    rules = "rules: [{match: 'model.layers.0.*', type: w8a16}], lm_head: true}"
+    (notice,) = notices(kept + rules, "workspace.enable_ir=true", "workspace.save_log=true")
+    assert notice == (
+        "tvm_vacc w4a16 does not use: frontend.model_kwargs.b2s, backend.compile, dataset, workspace.workers, "
+        "workspace.pyenv, workspace.env_recheck."
+    )
+
+
+def test_gptq_without_data_is_rounding_on_vacc() -> None:
+    rounding, unused = notices("dataset=null")
+    assert rounding == (
+        "frontend.quantize.type is w8a16_gptq and there is no section dataset to calibrate with: weights are rounded "
+        "to nearest, as by w8a16."
+    )
+    assert unused.startswith("tvm_vacc w8a16 does not use: ")
+    assert "frontend.quantize.calib_args" in unused
+    assert len(notices("dataset=null", "backend.type=tvm_llvm")) == 1
+    assert len(notices("dataset=null", "frontend.quantize.type=w4a16_gptq")) == 1
 
 
 def test_parameters_are_merged_whatever_the_file_says() -> None:
     (notice,) = notices("backend.merge_params=false")
-    assert "b2s, backend.merge_params, backend.compile" in notice
+    assert "frontend.quantize.device, backend.merge_params, backend.compile" in notice
 
 
 def test_figures_of_a_device() -> None:

@@ -85,8 +85,9 @@ def test_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mod.json"
     write_program(path, made.sum_of_rows())
     assert read_program(path) == made.sum_of_rows()
+    assert read_program(tmp_path) == made.sum_of_rows()
     path.unlink()
-    with pytest.raises(ArtifactError, match=r"mod\.json cannot be read: No such file .*; copy or compile the artifact"):
+    with pytest.raises(ArtifactError, match=r"mod\.json: there is no such file; name a program or its folder"):
         read_program(path)
 
 

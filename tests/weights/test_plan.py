@@ -126,9 +126,23 @@ def test_what_are_no_rows(numbers: tuple[int, ...]) -> None:
         Rows(*numbers)
 
 
-def test_rows_are_chosen_once_and_keep_together_what_belongs_together() -> None:
-    with pytest.raises(ValueError, match="rows of x, y are chosen already"):
-        Recipe(("x", "y")).choosing(Rows(0, 1)).choosing(Rows(0, 1))
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_rows_are_chosen_among_the_chosen(data: st.DataObject) -> None:
+    def some(count: int) -> tuple[Rows, ...]:
+        ends = st.tuples(st.integers(0, count), st.integers(0, count)).map(sorted)
+        one = st.builds(lambda pair, zeros: Rows(*pair, zeros), ends, st.integers(0, 3))
+        return tuple(data.draw(st.lists(one, min_size=1, max_size=4)))
+
+    block = np.arange(1, 10)
+    first = Recipe(("x",)).choosing(*some(9))
+    chosen = first.chosen(block)
+    again = some(len(chosen))
+    expected = Recipe(("x",)).choosing(*again).chosen(chosen)
+    np.testing.assert_array_equal(first.choosing(*again).chosen(block), expected)
+
+
+def test_rows_that_are_chosen_keep_together_what_belongs_together() -> None:
     heads = Recipe(("b",), (MeanRotated((1.0, 0.5), 1.0, 8),))
     assert heads.choosing(Rows(4, 8, 4)).rows == (Rows(4, 8, 4),)
     for part in (Rows(2, 4), Rows(0, 5), Rows(0, 4, 1)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,9 @@ import typer
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from vamc_py.runstream.program import Stage
+    from vamc_py.runstream.timing import Timeline
 
 _BUSIEST, _MOST_WAITS = 2, 4
 _WIDTH = 130  # columns, where the output is no terminal that says its own
@@ -30,27 +34,34 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
-    artifact: Annotated[
-        Path, typer.Argument(help="The folder that `vamc-py compile` wrote for tvm_vacc.", metavar="ARTIFACT")
+    subject: Annotated[
+        Path,
+        typer.Argument(help="A YAML file for tvm_vacc, or what `compile` made of it.", metavar="CONFIG|ARTIFACT"),
     ],
     trace: Annotated[Path | None, typer.Option(help="Write a trace for Perfetto or Chrome.", metavar="FILE")] = None,
     only: Annotated[Only | None, typer.Option(help="This stage only.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="With a CONFIG: override one value; may be given again."),
+    ] = None,
 ) -> None:
-    """Estimate how long an artifact of vacc takes, by vamc-py's own model of the device; nothing is computed.
+    """Estimate how long programs for vacc take, by vamc-py's own model of the device; nothing is computed.
 
-    Example: vamc-py simulate build/qwen3-8b-vacc --trace trace.json
+    Of a CONFIG the programs are written in memory: of its checkpoint only the headers are read, nothing is compiled for
+    the host, and no folder is written.
+
+    Example: vamc-py simulate examples/03_qwen3_vacc_tp4.yaml --set frontend.checkpoint=Qwen3-8B --trace trace.json
     """
     from rich.console import Console
 
-    from vamc_py.runstream.folder import STAGES, read_device, read_stages
+    from vamc_py.errors import UserError
     from vamc_py.runstream.summary import summary
-    from vamc_py.runstream.timing import simulate
     from vamc_py.runstream.trace import write_trace
 
-    stages = read_stages(artifact, [stage for stage in STAGES if only is None or stage == only.value])
-    device = read_device(artifact)
-    timelines = [simulate(programs, device) for programs in stages.values()]
+    if subject.is_dir() and overrides:
+        raise UserError(f"{subject}: an artifact is compiled already; --set goes with a CONFIG")
+    timelines = _of_artifact(subject, only) if subject.is_dir() else _of_config(subject, overrides or (), only)
     result = summary(timelines)
     if trace is not None:
         write_trace(trace, timelines)
@@ -70,6 +81,40 @@ def command(
         console.print(f"trace: {trace} (open it in ui.perfetto.dev)", highlight=False, soft_wrap=True)
 
 
+def _of_artifact(artifact: Path, only: Only | None) -> list[Timeline]:
+    from vamc_py.runstream.folder import read_device, read_stages
+    from vamc_py.runstream.timing import simulate
+
+    programs = read_stages(artifact, _stages(only))
+    device = read_device(artifact)
+    return [simulate(stage, device) for stage in programs.values()]
+
+
+def _of_config(config: Path, overrides: Sequence[str], only: Only | None) -> list[Timeline]:
+    from vamc_py.config import load_config
+    from vamc_py.extras import require_compiler
+    from vamc_py.interrupts import ended_by_signals
+
+    loaded = load_config(config, overrides)
+    for notice in loaded.notices:
+        typer.echo(f"notice: {notice}", err=True)
+    require_compiler()
+    with ended_by_signals():
+        from vamc_py.compiler import write_programs
+        from vamc_py.progress import stage
+        from vamc_py.runstream.timing import simulate
+
+        runs = write_programs(loaded)
+        with stage("timing"):
+            return [simulate(runs.programs(name), runs.device) for name in _stages(only)]
+
+
+def _stages(only: Only | None) -> list[Stage]:
+    from vamc_py.runstream.folder import STAGES
+
+    return [stage for stage in STAGES if only is None or stage == only.value]
+
+
 def _figures(stage: str, found: dict[str, Any], device: str) -> Table:
     from rich.table import Table
 
@@ -79,6 +124,9 @@ def _figures(stage: str, found: dict[str, Any], device: str) -> Table:
     rate = found["tokens_per_s"]
     table.add_row("a step", f"{found['seconds'] * 1e3:.3f} ms", "")
     table.add_row("tokens/s", "-" if rate is None else f"{rate:,.1f}", "")
+    for name in ("ssram", "ddr"):
+        planned = found["memory"][name]
+        table.add_row(f"{name.upper()} planned", f"{planned['bytes'] / 1e6:,.1f} MB", f"{planned['share']:.1%}")
     for die in found["dies"]:
         name = "" if len(found["dies"]) == 1 else f", ranks {_ranks(die['ranks'])}"
         matrix, linear, ddr = die["matrix"], die["linear"], die["ddr"]

@@ -24,7 +24,7 @@ class Workspace(Section):
         description="The artifact is written to `<workspace.path>/<name>/`. Relative to the current directory.",
     )
     workers: int = Field(
-        default=1, ge=1, le=4096, description="Parallel processes of vamc's compiler.", json_schema_extra=on("vacc")
+        default=1, ge=1, le=4096, description="Parallel processes of vamc's compiler.", json_schema_extra=on()
     )
     pyenv: dict[str, str] | None = Field(
         default=None,
@@ -38,12 +38,12 @@ class Workspace(Section):
         default=None,
         description="Keep the IR of every pass in the artifact's folder `ir/`, for `vamc-py ir` and `vamc-py report`. "
         "Left out: kept.",
-        json_schema_extra=on("llvm"),
+        json_schema_extra=on("vacc", "llvm"),
     )
     save_log: bool | None = Field(
         default=None,
         description="Write `<workspace.path>/<name>.log`, as `-v` does.",
-        json_schema_extra=on("llvm"),
+        json_schema_extra=on("vacc", "llvm"),
     )
 
 
@@ -100,14 +100,22 @@ class Config(Section):
 
     @property
     def quantize_type(self) -> QuantizeType | None:
-        """What ``frontend.quantize.type`` comes to: ``w8a16`` for int8 when the file says nothing.
+        """What ``frontend.quantize.type`` comes to: ``w8a16`` for int8 when the file says nothing, and where
+        ``rounds_without_data``.
 
         None for floats, and for networks that are not language models (``backend.quantize`` is theirs).
         """
         quantize = self.frontend.quantize
         if quantize is not None and quantize.type is not None:
-            return quantize.type
+            return "w8a16" if self.rounds_without_data else quantize.type
         return "w8a16" if self.backend.dtype == "int8" and self.language_model else None
+
+    @property
+    def rounds_without_data(self) -> bool:
+        """Whether GPTQ is asked for and there are no data for it, on vacc: vamc's public int8 files are so."""
+        quantize = self.frontend.quantize
+        asked = quantize is not None and quantize.type == "w8a16_gptq"
+        return asked and self.target == "vacc" and self.dataset is None
 
     @property
     def kv8(self) -> bool:

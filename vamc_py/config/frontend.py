@@ -155,48 +155,50 @@ class Quantize(Section):
         "`dtype: int8` means when nothing is written here). `w4a16`: int4 weights with scales for groups of columns, "
         "rounded to nearest; lm_head and the embedding stay int8. `w8a16_gptq`, `w4a16_gptq`: the same formats "
         "calibrated by GPTQ, `w4a16_awq` by AWQ, with the data of `dataset`. `w16kv8`: 16-bit weights and an int8 KV "
-        "cache.",
+        "cache. On vacc `w8a16_gptq` without a section `dataset`, as vamc's public files have it, is `w8a16`.",
     )
     group: Literal[32, 64, 128] | None = Field(
         default=None,
         description="Columns of a 4-bit weight that share a scale; the last group of a row may be shorter. null: 128.",
-        json_schema_extra=on("llvm"),
+        json_schema_extra=on("vacc", "llvm"),
     )
     zeros: bool = Field(
         default=False,
         description="4-bit weights have a zero point for each group, too: a finer grid for groups whose weights lie on "
         "one side, for 0.25 bits more a weight with groups of 32, 0.06 with 128.",
-        json_schema_extra=on("llvm"),
+        json_schema_extra=on("vacc", "llvm"),
     )
     kv8: bool = Field(
         default=False,
         description="The KV cache is int8 with a scale for each token and head: half of the bytes.",
-        json_schema_extra=on("llvm"),
+        json_schema_extra=on("llvm", "vacc"),
     )
     rules: tuple[Rule, ...] = Field(
         default=(),
         description="Other types for certain weights; of each weight the first rule that fits it counts. A pattern "
         "that fits no weight is a fault.",
-        json_schema_extra=on("llvm"),
+        json_schema_extra=on("vacc", "llvm"),
     )
     lm_head: bool | None = Field(
         default=None,
-        description="Quantize lm_head and the embedding too. null is the target's default: true on llvm.",
+        description="Quantize lm_head and the embedding too. null is the target's default: true on llvm; false on "
+        "vacc, where they are float16 then.",
     )
     activation: Activation | None = Field(
         default=None,
         description="How exactly the int8 weights meet the activations of more than a few tokens a step (8; with bf16 "
         "24), as in prefill; fewer tokens always keep 16 bits. `int16`: 16 bits for all. `bf16`: both rounded to "
         "bfloat16. `int8_g32`, `int8_g64`, `int8_g128`: int8 for each token and group of so many columns. "
-        "`int8_token`: int8 for each token. null: `bf16` where the target has AVX512-BF16, else `int16`.",
-        json_schema_extra=on("llvm"),
+        "`int8_token`: int8 for each token. null: `bf16` where the target has AVX512-BF16, else `int16`. On vacc all "
+        "that has 16 bits is float16, null is that, and there is no `bf16`.",
+        json_schema_extra=on("vacc", "llvm"),
     )
     wide: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
         default=None,
         description="Weights whose activations keep 16 bits whatever `activation` says: patterns of their names in "
         'the checkpoint, with or without `.weight`, such as `["lm_head", "*.down_proj", "model.layers.0.*"]`. null: '
         '`["lm_head"]` beside int8 activations, else none.',
-        json_schema_extra=on("llvm"),
+        json_schema_extra=on("vacc", "llvm"),
     )
     device: str | None = Field(
         default=None, description="Where vamc calibrates, such as `cuda:5`. vamc-py calibrates on the CPU."

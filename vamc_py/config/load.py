@@ -68,7 +68,7 @@ def load_text(text: str, path: Path, overrides: Sequence[str] = ()) -> LoadedCon
     rules.check_rules(tree)
     if tree.faults or wrong or config is None:
         raise ConfigError(in_order(_distinct(tree.faults)) + wrong)
-    notes = (notices.published_notice(config), notices.unused_notice(config))
+    notes = (notices.published_notice(config), notices.rounding_notice(config), notices.unused_notice(config))
     return LoadedConfig(
         config=config,
         notices=(*renamed, *(note for note in notes if note)),

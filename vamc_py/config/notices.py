@@ -1,4 +1,4 @@
-"""Notices: the one that names keys which are accepted but do nothing in this build, and one for changed facts."""
+"""Notices: of keys that are accepted and do nothing in this build, of changed facts, of a calibration without data."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ def published_notice(config: Config) -> str | None:
     return f"backend.device changes what is published of {card.name}: {', '.join(changed)}."
 
 
+def rounding_notice(config: Config) -> str | None:
+    """Says that weights are rounded to nearest where the file asks for GPTQ without data; None elsewhere."""
+    if not config.rounds_without_data:
+        return None
+    return (
+        "frontend.quantize.type is w8a16_gptq and there is no section dataset to calibrate with: weights are rounded "
+        "to nearest, as by w8a16."
+    )
+
+
 def _unused(config: Config, section: Section, prefix: Path) -> Iterator[Path]:
     for name, field in type(section).model_fields.items():
         value, path = getattr(section, name), (*prefix, name)
@@ -67,7 +77,7 @@ def _without_effect(config: Config, path: Path) -> bool:
     hold no code."""
     if path in _CALIBRATION:
         quantize = config.frontend.quantize
-        elsewhere = path == _DEVICE and config.target == "llvm" and quantize is not None and quantize.device != "cpu"
+        elsewhere = path == _DEVICE and quantize is not None and quantize.device != "cpu"
         return config.language_model and (elsewhere or not _calibrates(config))
     if path == _MERGE:
         return config.backend.merge_params is False  # they are always merged

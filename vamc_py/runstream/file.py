@@ -29,12 +29,21 @@ def write_program(path: Path, program: Program) -> None:
 
 
 def read_program(path: Path) -> Program:
-    """The program in the file ``path``; ArtifactError where it cannot be read, or is none of this format."""
+    """The program in the file ``path``, or in the folder that holds one.
+
+    ArtifactError where it cannot be read, or is none of this format.
+    """
+    file = path / PROGRAM_FILE if path.is_dir() else path
     try:
-        data = path.read_bytes()
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{file}: there is no such file; name a program or its folder, such as prefill_512_rank0, of an artifact "
+            "that is whole"
+        ) from None
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}; {_AGAIN}") from error
-    return parse(data, str(path))
+        raise ArtifactError(f"{file} cannot be read: {error.strerror}; {_AGAIN}") from error
+    return parse(data, str(file))
 
 
 def parse(data: bytes, name: str) -> Program:

@@ -7,33 +7,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from vamc_py.errors import ArtifactError
-from vamc_py.runstream.program import FORMAT, Program, Stage
+from vamc_py.runstream.file import read_program
+from vamc_py.runstream.program import Program, Stage
 from vamc_py.target.vacc.device import Device
 
 STAGES: tuple[Stage, ...] = ("prefill", "decode")
 _STREAM = re.compile(r"(prefill|decode)_[0-9]+_rank[0-9]+")
-_FILE = "mod.json"
-
-
-def read_program(path: Path) -> Program:
-    """The program of a ``mod.json``, or of the folder that holds one. ArtifactError where there is none."""
-    file = path / _FILE if path.is_dir() else path
-    try:
-        program = Program.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{file}: there is no such file; name a folder such as prefill_512_rank0") from None
-    except OSError as error:
-        raise ArtifactError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the text"
-        raise ArtifactError(f"{file}: no program of this version: {where}: {first['msg']}; compile again") from None
-    if program.format != FORMAT:
-        raise ArtifactError(f"{file}: has the format {program.format}, this version reads {FORMAT}; compile again")
-    return program
 
 
 def is_artifact(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from vamc_py.runstream.timing import Timeline
 from vamc_py.runstream.usage import MatrixUsage, Usage, usage
@@ -48,10 +48,20 @@ def stage_summary(timeline: Timeline) -> dict[str, Any]:
         "context": program.context,
         "ranks": program.ranks,
         "commands": [len(one.commands) for one in timeline.programs],
+        "memory": {
+            "ssram": _planned(timeline, "ssram_bytes"),
+            "ddr": _planned(timeline, "ddr_bytes"),
+        },
         "seconds": timeline.seconds,
         "tokens_per_s": program.tokens / timeline.seconds if timeline.seconds else None,
         "dies": [{"ranks": ranks, **_die(usage(timeline, ranks[0]))} for ranks in groups.values()],
     }
+
+
+def _planned(timeline: Timeline, memory: Literal["ssram_bytes", "ddr_bytes"]) -> dict[str, float]:
+    """How far the plans of the dies' memories reach, the most of all dies."""
+    size = max(getattr(program, memory) for program in timeline.programs)
+    return {"bytes": size, "share": size / getattr(timeline.device, memory)}
 
 
 def _die(found: Usage) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from vamc_py.pipeline.runner import Planned
 from vamc_py.progress import track
 from vamc_py.runstream.check import check_group, check_program, check_stages
 from vamc_py.runstream.file import write_program
+from vamc_py.runstream.program import Program as Runstream
 from vamc_py.runstream.program import Stage
 from vamc_py.schedules.vacc.emit.step import Figures
 from vamc_py.schedules.vacc.host import export_kernels
@@ -51,6 +52,10 @@ class Runs:
     def of_stage(self, stage: Stage) -> tuple[str, ...]:
         """The folders of a stage, by rank."""
         return self.folders.prefill if stage == "prefill" else self.folders.decode
+
+    def programs(self, stage: Stage) -> list[Runstream]:
+        """The programs of a stage, by rank."""
+        return [die.stages[stage].program for die in self.dies]
 
 
 def write_runstreams(

@@ -7,8 +7,10 @@ rows alone, so that the plan can run over memory-mapped tensors in pieces.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal, Protocol
 
 import ml_dtypes
@@ -167,6 +169,21 @@ class Rows:
         return Rows(self.start + offset, self.stop + offset, self.zeros)
 
 
+def _among(parts: Sequence[Rows], starts: Sequence[int], wanted: Rows) -> Iterator[Rows]:
+    """The rows `wanted` of those that `parts`, which begin at `starts`, choose."""
+    for number in range(max(bisect_right(starts, wanted.start) - 1, 0), len(parts)):
+        part, start = parts[number], starts[number]
+        if start >= wanted.stop:
+            break
+        first, last = max(wanted.start - start, 0), min(wanted.stop - start, len(part))
+        length = part.stop - part.start
+        yield Rows(
+            part.start + min(first, length), part.start + min(last, length), max(last - max(first, length), 0)
+        )  # fmt: skip
+    if wanted.zeros:
+        yield Rows(0, 0, wanted.zeros)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How one parameter is made: source tensors one below the other, of these the chosen rows, then the steps."""
@@ -181,16 +198,18 @@ class Recipe:
         return replace(self, steps=(*self.steps, *steps))
 
     def choosing(self, *rows: Rows) -> Recipe:
-        """The recipe of these rows alone, before its steps.
+        """The recipe of these rows alone, before its steps: of the sources', or of those that it has chosen already.
 
-        ValueError for one that has chosen already, or whose steps want more rows together than the parts have.
+        ValueError where its steps want more rows together than the parts have.
         """
-        if self.rows is not None:
-            raise ValueError(f"rows of {', '.join(self.sources)} are chosen already")
         for number in (number for part in rows for number in (part.start, part.stop, part.zeros)):
             if number % self.rows_multiple:
                 raise ValueError(f"{self.sources}: the steps keep {self.rows_multiple} rows together, not {rows}")
-        return replace(self, rows=rows)
+        if self.rows is None:
+            return replace(self, rows=rows)
+        starts = list(accumulate((len(part) for part in self.rows), initial=0))
+        composed = [piece for one in rows for piece in _among(self.rows, starts, one)]
+        return replace(self, rows=tuple(composed) or (Rows(0, 0),))
 
     def chosen(self, block: Array) -> Array:
         """The chosen rows of ``block``, which holds the sources one below the other."""

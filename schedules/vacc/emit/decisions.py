@@ -22,8 +22,10 @@ class Decisions:
     """Of a tile of a product's result in float32."""
     scores: int
     """Of the attention scores of a block, in float32."""
-    slots: int = 3
-    """Tiles of weights in flight: one that is multiplied, the others being loaded or dequantized."""
+    loads: int = 3
+    """Tiles of weights that are loaded, or being loaded, ahead of their turn."""
+    wide: int = 2
+    """Tiles of weights as the matrix unit reads them, where they are not loaded so: one is multiplied, one made."""
 
     def rows_of(self, rows: int, columns: int, itemsize: int) -> int:
         """Rows of a block of a left factor [rows, columns]."""
@@ -44,15 +46,18 @@ def fitting(count: int, most: int) -> int:
     return count if count <= most else max(most // TILE * TILE, min(count, TILE))
 
 
+_TILES = (0.05, 0.0375, 0.03, 0.025, 0.0125, 0.006, 0.002)
+_RESIDENT = (0.45, 0.3, 0.2, 0.1, 0.05, 0.02, 0.0)
+
+
 def series(ssram_bytes: int) -> Iterator[Decisions]:
-    """From the ones that leave most in SSRAM to those that need least."""
-    for resident in (0.45, 0.3, 0.2, 0.1, 0.05, 0.02, 0.0):
-        for divide in (1, 2, 4, 16):
-            whole = ssram_bytes / divide
+    """From the ones that leave most in SSRAM, with the largest tiles, to those that need least."""
+    for resident in _RESIDENT:
+        for tile in _TILES:
             yield Decisions(
                 resident=int(resident * ssram_bytes),
-                inputs=int(0.25 * whole),
-                weights=int(0.05 * whole),
-                outputs=int(0.05 * whole),
-                scores=int(0.1 * whole),
+                inputs=int(min(0.25, 5 * tile) * ssram_bytes),
+                weights=int(tile * ssram_bytes),
+                outputs=int(tile * ssram_bytes),
+                scores=int(2 * tile * ssram_bytes),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
+from typing import Literal
 
 import numpy as np
 
@@ -36,14 +37,14 @@ class Emitter:
         place = self.stage.buffer("scales", value.rows * groups, "float32", memory)  # type: ignore[arg-type]
         return replace(value, scales=Value(value.rows, groups, "float32", place))
 
-    def in_ring(self, name: str, size: int, slots: int | None = None) -> At:
-        """`size` bytes of the next slot of a ring."""
-        ring = self.stage.ring(name, slots or self.decisions.slots, size)
-        return At(ring.next(), 0, size)
+    def weight_slot(self, name: str, size: int, slots: int | None = None) -> At:
+        """`size` bytes for weights on their way: operators share the slots, so loads run ahead of them."""
+        return At(self.stage.ring(name, slots or self.decisions.loads, size, lasting=True).next(), 0, size)
 
     def output_slot(self, name: str, elements: int, dtype: str) -> At:
         """A tile of results on its way."""
-        return self.in_ring(name, elements * np.dtype(dtype).itemsize, OUTPUT_SLOTS)
+        size = elements * np.dtype(dtype).itemsize
+        return At(self.stage.ring(name, OUTPUT_SLOTS, size, lasting=False).next(), 0, size)
 
     def block_buffer(self, name: str, elements: int, dtype: str) -> At:
         """A buffer of its own."""
@@ -53,6 +54,13 @@ class Emitter:
         """`target`, filled from DDR."""
         self.stage.transfer("idma", source, target)
         return target
+
+    def copied(self, source: At, target: At) -> None:
+        """`target` has the bytes of `source` then, whichever memories they are in."""
+        at, to = source.memory, target.memory
+        self.stage.transfer(
+            "idma" if (at, to) == ("ddr", "ssram") else "odma" if to == "ddr" else "cdma", source, target
+        )
 
     def constant(self, name: str, parameter: Parameter) -> At:
         """A small parameter, whole."""
@@ -69,25 +77,28 @@ class Emitter:
     def add_total(
         self, total: At, row: int, rows: int, column: int, columns: int, residual: Value | None, out: Value
     ) -> None:
-        """out = float32(total) [+ residual], for a window of both; total is float16 [rows, columns]."""
+        """out = float32(total) [+ residual, which out may be], for a window; total is float16 [rows, columns]."""
         window = out.window(row, rows, column, columns)
-        target = window if out.resident else self.output_slot("added", rows * columns, "float32")
-        stride = out.columns if out.resident else columns
+        direct = out.resident and (residual is None or residual.resident)
+        target = window if direct else self.output_slot("added", rows * columns, "float32")
+        stride = out.columns if direct else columns
         arguments = [total]
-        residual_stride = 0
+        own: bool | Literal["in place"] = residual is not None
         if residual is not None:
             term = residual.window(row, rows, column, columns)
-            residual_stride = residual.columns
-            if not residual.resident:
-                term = self.loaded(term, self.output_slot("residual", rows * columns, "float32"))
-                residual_stride = columns
-            arguments.append(term)
+            if not direct:
+                self.copied(term, target)
+                own = "in place"
+            elif residual.place is out.place:
+                own = "in place"
+            else:
+                arguments.append(term)
         kernel = kernels.add_rows(
-            rows, columns, residual=residual is not None, y_stride=residual_stride, out_stride=stride, cores=self.cores
+            rows, columns, residual=own, y_stride=out.columns, out_stride=stride, cores=self.cores
         )
         self.stage.launch(kernel, *arguments, target)
-        if not out.resident:
-            self.stage.transfer("odma", target, window)
+        if not direct:
+            self.copied(target, window)
 
 
 def window_of(place: Ddr, row: int, rows: int, columns: int, itemsize: int) -> At:

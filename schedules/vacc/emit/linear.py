@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 from vamc_py.runstream.program import DmaEngine
@@ -18,6 +19,8 @@ from vamc_py.schedules.vacc.emit.decisions import TILE, fitting
 from vamc_py.schedules.vacc.emit.emitter import Emitter
 from vamc_py.schedules.vacc.emit.stage import At
 from vamc_py.schedules.vacc.emit.values import Parameter, Value
+
+PIECES = 4  # in which a left factor is made where it could be made at once
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Block:
     rows: int
     values: At
     scales: At | None = None
+    pieces: tuple[int, ...] = ()
+    """Rows of the pieces in which they were made: the first tile is multiplied piece by piece, as they come."""
 
 
 @dataclass(frozen=True)
@@ -85,38 +90,39 @@ class Tile:
     columns: int
 
 
-def project(e: Emitter, layer: Layer, x: Value, *, residual: Value | None = None) -> Value:
-    """x @ weight.T with prologue, scale, bias and residual -> float32 [rows, N]."""
-    out = e.value("product", x.rows, layer.columns, "float32")
+def project(e: Emitter, layer: Layer, x: Value, *, residual: Value | None = None, in_place: bool = False) -> Value:
+    """x @ weight.T with prologue, scale, bias and residual -> float32 [rows, N]; `in_place`: where the residual is."""
+    out = residual if in_place and residual is not None else e.value("product", x.rows, layer.columns, "float32")
+    direct = out.resident and (residual is None or residual.resident)
+    own: bool | Literal["in place"] = False
+    if residual is not None:
+        own = "in place" if in_place or not direct else True
     constants = _row_constants(e, layer)
     for block in _blocks(e, layer, x):
 
-        def compute(tile: Tile, weights: list[At], block: Block = block) -> At:
-            direct = out.resident and (residual is None or residual.resident)
-            target = (
-                out.window(block.row, block.rows, tile.column, tile.columns)
-                if direct
-                else e.output_slot("product", block.rows * tile.columns, "float32")
-            )
+        def compute(tile: Tile, weights: At, block: Block = block) -> At:
+            window = (block.row, block.rows, tile.column, tile.columns)
+            target = out.window(*window) if direct else e.output_slot("product", block.rows * tile.columns, "float32")
+            if residual is not None and not direct:
+                e.copied(residual.window(*window), target)
             stride = layer.columns if direct else tile.columns
-            term = None
-            if residual is not None:
-                term = residual.window(block.row, block.rows, tile.column, tile.columns)
-                if not direct:
-                    term = e.loaded(term, e.output_slot("residual", block.rows * tile.columns, "float32"))
-            _multiply(e, layer, block, tile, weights[0], constants, target, stride, residual=term)
+            term = residual.window(*window) if residual is not None and own is True else None
+            _multiply(e, layer, block, tile, weights, constants, target, stride, residual=own, term=term)
             return target
 
         def finish(tile: Tile, target: At, block: Block = block) -> None:
-            if not (out.resident and (residual is None or residual.resident)):
-                e.stage.transfer("odma", target, out.window(block.row, block.rows, tile.column, tile.columns))
+            if not direct:
+                e.copied(target, out.window(block.row, block.rows, tile.column, tile.columns))
 
-        _pipelined(_tiles(e, layer, block.rows), lambda tile: [_weights(e, layer, tile)], compute, finish)
+        _pipelined(_tiles(e, layer, block.rows), partial(_weights, e, layer), compute, finish)
     return out
 
 
 def project_gated(e: Emitter, layer: Layer, x: Value, next_layer: Layer) -> Value:
-    """silu(gate) * up of the two halves of the product, as the next layer takes it: [rows, N / 2]."""
+    """silu(gate) * up of the two halves of the product, as the next layer takes it: [rows, N / 2].
+
+    The rows of the weight are packed so that 16 gates and their 16 ups lie by turns.
+    """
     half = layer.columns // 2
     out = e.value("gated", x.rows, half, next_layer.input_dtype)
     group = next_layer.activation_group
@@ -125,47 +131,60 @@ def project_gated(e: Emitter, layer: Layer, x: Value, next_layer: Layer) -> Valu
     constants = _row_constants(e, layer)
     for block in _blocks(e, layer, x):
 
-        def load(tile: Tile) -> list[At]:
-            return [_weights(e, layer, tile), _weights(e, layer, Tile(half + tile.column, tile.columns))]
-
-        def compute(tile: Tile, weights: list[At], block: Block = block) -> list[At]:
-            parts = []
-            for name, start, at in zip(("gate", "up"), (0, half), weights, strict=True):
-                target = e.output_slot(name, block.rows * tile.columns, "float32")
-                place = Tile(start + tile.column, tile.columns)
-                _multiply(e, layer, block, place, at, constants, target, tile.columns)
-                parts.append(target)
-            return parts
-
-        def finish(tile: Tile, parts: list[At], block: Block = block) -> None:
-            _gate(e, block, tile, parts, out, group)
-
-        width = _tile_width(e, layer, block.rows, half, 2, group or TILE)
-        _pipelined(_cut(half, width), load, compute, finish)
-    return out
-
-
-def project_summed(e: Emitter, layer: Layer, x: Value, residual: Value | None) -> Value:
-    """The product of this die summed over all dies [+ residual] -> float32 [rows, N]. The dies exchange float16."""
-    out = e.value("summed", x.rows, layer.columns, "float32")
-    constants = _row_constants(e, layer)
-    for block in _blocks(e, layer, x):
-
-        def compute(tile: Tile, weights: list[At], block: Block = block) -> At:
-            target = e.output_slot("partial", block.rows * tile.columns, "float16")
-            _multiply(e, layer, block, tile, weights[0], constants, target, tile.columns, out="float16")
+        def compute(tile: Tile, weights: At, block: Block = block) -> At:
+            target = e.output_slot("gate_up", block.rows * tile.columns, "float32")
+            _multiply(e, layer, block, tile, weights, constants, target, tile.columns)
             return target
 
-        def finish(tile: Tile, partial: At, block: Block = block) -> None:
-            total = e.output_slot("total", block.rows * tile.columns, "float16")
-            e.stage.collective("all_reduce", "float16", partial, total)
-            e.add_total(total, block.row, block.rows, tile.column, tile.columns, residual, out)
+        def finish(tile: Tile, product: At, block: Block = block) -> None:
+            _gate(e, block, Tile(tile.column // 2, tile.columns // 2), product, out, group)
 
-        _pipelined(_tiles(e, layer, block.rows), lambda tile: [_weights(e, layer, tile)], compute, finish)
+        width = e.decisions.columns_of(layer.columns, layer.depth, layer.itemsize, block.rows)
+        multiple = 2 * (group or TILE)
+        width = min(max(width // multiple, 1) * multiple, layer.columns)
+        _pipelined(_cut(layer.columns, width), partial(_weights, e, layer), compute, finish)
     return out
 
 
-def _gate(e: Emitter, block: Block, tile: Tile, parts: Sequence[At], out: Value, group: int | None) -> None:
+def project_summed(e: Emitter, layer: Layer, x: Value, residual: Value | None, *, in_place: bool = False) -> Value:
+    """The product of this die summed over all dies [+ residual] -> float32 [rows, N].
+
+    The dies exchange float16. `in_place`: the result lies where the residual is.
+    """
+    out = residual if in_place and residual is not None else e.value("summed", x.rows, layer.columns, "float32")
+    constants = _row_constants(e, layer)
+    # An exchange costs its latency. That of many rows overlaps with the next tiles; that of one waits for all tiles.
+    whole = e.block_buffer("partial", layer.columns, "float16") if x.rows == 1 else None
+    for block in _blocks(e, layer, x):
+
+        def compute(tile: Tile, weights: At, block: Block = block) -> At:
+            if whole is None:
+                target = e.output_slot("partial", block.rows * tile.columns, "float16")
+            else:
+                target = At(whole.place, tile.column * 2, tile.columns * 2)
+            _multiply(e, layer, block, tile, weights, constants, target, tile.columns, out="float16")
+            return target
+
+        def finish(tile: Tile, product: At, block: Block = block) -> None:
+            if whole is None:
+                _sum_up(e, block, tile, product, residual, out)
+
+        _pipelined(_tiles(e, layer, block.rows), partial(_weights, e, layer), compute, finish)
+        if whole is not None:
+            _sum_up(e, block, Tile(0, layer.columns), whole, residual, out)
+    return out
+
+
+def _sum_up(e: Emitter, block: Block, tile: Tile, part: At, residual: Value | None, out: Value) -> None:
+    """This die's part of a tile becomes the sum over all dies, and with the residual the result."""
+    total = e.output_slot("total", block.rows * tile.columns, "float16")
+    with e.stage.part("all_reduce"):
+        e.stage.collective("all_reduce", "float16", part, total)
+    e.add_total(total, block.row, block.rows, tile.column, tile.columns, residual, out)
+
+
+def _gate(e: Emitter, block: Block, tile: Tile, product: At, out: Value, group: int | None) -> None:
+    """SwiGLU of a product, and the rounding to int8 where the next layer asks for it, of a tile of results."""
     rows, columns = block.rows, tile.columns
     if group is None:
         target = (
@@ -174,12 +193,12 @@ def _gate(e: Emitter, block: Block, tile: Tile, parts: Sequence[At], out: Value,
             else e.output_slot("gated", rows * columns, "float16")
         )
         stride = out.columns if out.resident else columns
-        e.stage.launch(kernels.swiglu(rows, columns, out_stride=stride, out="float16", cores=e.cores), *parts, target)
+        e.stage.launch(kernels.swiglu(rows, columns, out_stride=stride, out="float16", cores=e.cores), product, target)
         if not out.resident:
             e.stage.transfer("odma", target, out.window(block.row, rows, tile.column, columns))
         return
     wide = e.output_slot("gated", rows * columns, "float32")
-    e.stage.launch(kernels.swiglu(rows, columns, out="float32", cores=e.cores), *parts, wide)
+    e.stage.launch(kernels.swiglu(rows, columns, out="float32", cores=e.cores), product, wide)
     assert out.scales is not None
     groups = -(-columns // group)
     narrow = e.output_slot("gated8", rows * columns, "int8")
@@ -216,12 +235,12 @@ def _block(e: Emitter, layer: Layer, x: Value, row: int, rows: int) -> Block:
         scales_of = e.stage.buffer("input_scales", rows * groups, "float32")
         result = Value(*_shape(result), result.place, Value(rows, groups, "float32", scales_of))
     norm = None if layer.norm is None else e.constant("norm", layer.norm)
-    step = fitting(rows, e.decisions.outputs // (layer.depth * 4))
+    step = fitting(rows, rows // PIECES if x.resident else e.decisions.outputs // (layer.depth * 4))
     for first in range(0, rows, step):
         _convert(e, layer, x, row + first, result, first, min(step, rows - first), norm)
-    return Block(
-        row, rows, result.block(0, rows), None if result.scales is None else result.scales.block(0, rows)
-    )  # fmt: skip
+    scales = None if result.scales is None else result.scales.block(0, rows)
+    pieces = tuple(min(step, rows - first) for first in range(0, rows, step))
+    return Block(row, rows, result.block(0, rows), scales, pieces)
 
 
 def _shape(value: Value) -> tuple[int, int, str]:
@@ -272,32 +291,41 @@ def _multiply(
     target: At,
     stride: int,
     *,
-    residual: At | None = None,
+    residual: bool | Literal["in place"] = False,
+    term: At | None = None,
     out: Literal["float32", "float16"] = "float32",
 ) -> None:
-    kernel = kernels.gemm(
-        block.rows,
-        tile.columns,
-        layer.depth,
-        dtype="i8" if layer.integers else "f16",
-        a_stride=layer.depth,
-        b="panels",
-        c_stride=stride,
-        out=out,
-        scale="scale" in constants,
-        bias="bias" in constants,
-        residual=residual is not None,
-        group=(layer.activation_group or layer.depth) if layer.integers else 0,
-        cores=e.cores,
-    )
-    arguments = [block.values, weights]
-    if block.scales is not None:
-        arguments.append(block.scales)
-    for at in constants.values():
-        arguments.append(At(at.place, at.offset + tile.column * 4, tile.columns * 4))
-    if residual is not None:
-        arguments.append(residual)
-    e.stage.launch(kernel, *arguments, target)
+    """The product of a tile, into `target`, whose rows lie `stride` elements apart."""
+    of_rows = [At(at.place, at.offset + tile.column * 4, tile.columns * 4) for at in constants.values()]
+    first = 0
+    for rows in block.pieces if tile.column == 0 and block.pieces else (block.rows,):
+        kernel = kernels.gemm(
+            rows,
+            tile.columns,
+            layer.depth,
+            dtype="i8" if layer.integers else "f16",
+            a_stride=layer.depth,
+            b="panels",
+            c_stride=stride,
+            out=out,
+            scale="scale" in constants,
+            bias="bias" in constants,
+            residual=residual,
+            group=(layer.activation_group or layer.depth) if layer.integers else 0,
+            cores=e.cores,
+        )
+        left = [_rows(at, block.rows, first, rows) for at in (block.values, block.scales) if at is not None]
+        last = [_rows(at, block.rows, first, rows) for at in (term, target) if at is not None]
+        e.stage.launch(kernel, left[0], weights, *left[1:], *of_rows, *last)
+        first += rows
+
+
+def _rows(at: At, of: int, first: int, rows: int) -> At:
+    """Some rows of an access to `of` rows."""
+    if at.rows == 1:  # without gaps
+        width = at.row_bytes // of
+        return At(at.place, at.offset + first * width, rows * width)
+    return At(at.place, at.offset + first * at.stride, at.size, rows, at.stride if rows > 1 else 0)
 
 
 def _weights(e: Emitter, layer: Layer, tile: Tile) -> At:
@@ -306,11 +334,12 @@ def _weights(e: Emitter, layer: Layer, tile: Tile) -> At:
     stored = layer.weight.place.bytes // (layer.columns // TILE)  # bytes of a panel
     source = At(layer.weight.place, tile.column // TILE * stored, tile.columns // TILE * stored)
     ready = layer.integers or layer.weight.dtype == "float16"
-    raw = e.in_ring("weights" if ready else "stored", source.row_bytes)
+    # The ring of what the matrix unit reads has more slots where nothing but loads fills it.
+    raw = e.weight_slot("weights" if ready else "stored", source.row_bytes)
     e.stage.transfer("wddma", source, raw)
     if ready:
         return raw
-    wide = e.in_ring("weights", size)
+    wide = e.weight_slot("weights", size, e.decisions.wide)
     if layer.row_scale is not None:
         kernel = kernels.dequantize(tile.columns * layer.depth, values=layer.stored, cores=e.cores)
         e.stage.launch(kernel, raw, wide)
@@ -322,7 +351,7 @@ def _weights(e: Emitter, layer: Layer, tile: Tile) -> At:
             continue
         per_panel = parameter.place.bytes // (layer.columns // TILE)
         part = At(parameter.place, tile.column // TILE * per_panel, tile.columns // TILE * per_panel)
-        at = e.in_ring(name, part.row_bytes)
+        at = e.weight_slot(name, part.row_bytes)
         e.stage.transfer("wddma", part, at)
         parts.append(at)
     kernel = kernels.dequantize_groups(
@@ -342,20 +371,14 @@ def _tiles(e: Emitter, layer: Layer, rows: int) -> list[Tile]:
     return _cut(layer.columns, e.decisions.columns_of(layer.columns, layer.depth, layer.itemsize, rows))
 
 
-def _tile_width(e: Emitter, layer: Layer, rows: int, columns: int, parts: int, multiple: int) -> int:
-    """Columns of a tile of `parts` products side by side, a multiple of what shares a scale afterwards."""
-    width = e.decisions.columns_of(columns, layer.depth * parts, layer.itemsize, rows * parts)
-    return min(max(width // multiple, 1) * multiple, columns)
-
-
 def _cut(columns: int, width: int) -> list[Tile]:
     return [Tile(column, min(width, columns - column)) for column in range(0, columns, width)]
 
 
 def _pipelined(
     tiles: Sequence[Tile],
-    load: Callable[[Tile], list[At]],
-    compute: Callable[[Tile, list[At]], Any],
+    load: Callable[[Tile], At],
+    compute: Callable[[Tile, At], Any],
     finish: Callable[[Tile, Any], None],
 ) -> None:
     """Each tile loaded, computed and finished, the next one's load before this one's finish."""

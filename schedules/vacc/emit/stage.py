@@ -7,7 +7,7 @@ buffer its place in SSRAM (`memory_plan`) and every command the ones that it has
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -73,19 +73,20 @@ class At:
         return self.place.bytes - self.offset if self.size is None else self.size
 
     @property
+    def memory(self) -> Memory:
+        """Where it is."""
+        return "ddr" if isinstance(self.place, Ddr) else self.place.memory
+
+    @property
     def span(self) -> int:
         """From the first byte to the one behind the last."""
         return (self.rows - 1) * self.stride + self.row_bytes
 
     def access(self, addresses: dict[Buffer, int]) -> Access:
         """With the address of its buffer."""
-        memory, start = (
-            ("ddr", self.place.offset)
-            if isinstance(self.place, Ddr)
-            else (self.place.memory, addresses[self.place])
-        )  # fmt: skip
+        start = self.place.offset if isinstance(self.place, Ddr) else addresses[self.place]
         rows = {"rows": self.rows, "stride": self.stride} if self.rows > 1 else {}
-        return Access(memory=memory, offset=start + self.offset, size=self.row_bytes, at=self.at, **rows)  # type: ignore[arg-type]
+        return Access(memory=self.memory, offset=start + self.offset, size=self.row_bytes, at=self.at, **rows)
 
 
 @dataclass
@@ -138,15 +139,21 @@ class Stage:
         finally:
             self._label = before
 
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """What is emitted inside belongs to this part of the operator."""
+        return self.label(f"{self._label}.{name}")
+
     def buffer(self, name: str, elements: int, dtype: str, memory: Memory = "ssram") -> Buffer:
         """A new piece of a memory, which lives from its first use to its last."""
         return Buffer(f"{self._label}.{name}", elements * np.dtype(dtype).itemsize, memory)
 
-    def ring(self, name: str, slots: int, size: int) -> Ring:
-        """The ring of this name; `size` bytes a slot, at least, for all who ask."""
-        if name not in self._rings:
-            self._rings[name] = Ring([Buffer(f"{name}.{slot}", 0, permanent=True) for slot in range(slots)])
-        ring = self._rings[name]
+    def ring(self, name: str, slots: int, size: int, *, lasting: bool) -> Ring:
+        """The ring of this name, `size` bytes a slot at least: of the operator that is being emitted, or, `lasting`, of
+        all of them, which then may fill it before the ones before them are through."""
+        key = name if lasting else f"{self._label}.{name}"
+        if key not in self._rings:
+            self._rings[key] = Ring([Buffer(f"{key}.{slot}", 0, permanent=lasting) for slot in range(slots)])
+        ring = self._rings[key]
         for slot in ring.slots:
             slot.bytes = max(slot.bytes, size)
         return ring

@@ -22,9 +22,11 @@ from vamc_py.schedules.vacc.emit.memory_plan import DoesNotFitError
 from vamc_py.schedules.vacc.emit.stage import At, Finished, Stage
 from vamc_py.schedules.vacc.emit.values import Parameter, Value
 from vamc_py.schedules.vacc.memory import DdrPlan
+from vamc_py.schedules.vacc.parameters import is_gated
 
 _LINEAR = "relax.vamc.linear"
 _ALL_REDUCE = "relax.vamc.all_reduce"
+_TRIED_LAYERS = 3
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,15 @@ def write_step(function: Any, memory: DdrPlan, figures: Figures, place: Place) -
     that the device has no schedule for."""
     if memory.end > figures.ddr_bytes:
         raise UserError(
-            f"a die's weights and caches take {memory.end} bytes, {figures.name} has {figures.ddr_bytes} of DDR: "
-            "name a shorter context (frontend.shape.input_ids), more dies (model_kwargs.tp), narrower weights "
+            f"a die's weights and caches take {memory.end} bytes, {figures.name} has {figures.ddr_bytes} of DDR: name "
+            "a shorter context (frontend.shape.input_ids), more dies (model_kwargs.tp), narrower weights "
             "(backend.dtype, frontend.quantize) or another card"
         )
     short: DoesNotFitError | None = None
     for decisions in series(figures.ssram_bytes):
         try:
+            # Layers are alike, so what does not fit shows in the first ones.
+            _Step(function, memory, figures, place, decisions).write(layers=_TRIED_LAYERS)
             return _Step(function, memory, figures, place, decisions).write()
         except DoesNotFitError as fault:
             short = fault if short is None or fault.needed < short.needed else short
@@ -94,15 +98,21 @@ class _Step:
         inputs, _, weights = layout(function)
         self.tokens, self.positions = inputs[0], inputs[1]
         self.weights = {var.name for var in weights}
+        self.emitted: set[Any] = set()
         self.layers = 0  # attentions so far
 
-    def write(self) -> Written:
+    def write(self, layers: int | None = None) -> Written:
+        """All of it, or what stands before attention number `layers`."""
         for var, value in self.graph.values.items():
+            if operator_name(value) == "relax.vamc.qkv_attention" and self.layers == layers:
+                break
             user = self.graph.values.get(self.graph.only_user(var))
             if user is not None and operator_name(user) == _ALL_REDUCE and self.graph.origin(user.args[0]) == var:
                 continue  # what is summed is emitted together with the sum
             self._emit(var, value)
-        self._logits()
+            self.emitted.add(var)
+        else:
+            self._logits()
         finished = self.stage.finish()
         return Written(self._program(finished), self.stage.used, self.decisions)
 
@@ -132,6 +142,16 @@ class _Step:
 
     def _value(self, expression: Any) -> Value:
         return self.values[self.graph.origin(expression)]
+
+    def _last(self, expression: Any, user: Any) -> bool:
+        """Whether nothing but `user` needs a value's place any more."""
+        place = self._value(expression).place
+        others = [var for var, value in self.values.items() if value.place is place]
+        waiting = {one for var in others for one in self.graph.users[var]} - self.emitted - {user}
+        read = LinearCall.of(self.graph.values[user]).x if operator_name(self.graph.values[user]) == _LINEAR else None
+        if read is not None and self._value(read).place is place:
+            return False
+        return not waiting and not any(self.graph.is_result(var) for var in others)
 
     def _parameter(self, expression: Any) -> Parameter | None:
         return None if expression is None else self.memory.parameters[expression.name]
@@ -167,15 +187,17 @@ class _Step:
         layer = self._layer(call, x.rows)
         following = self.graph.values.get(self.graph.only_user(var))
         with self.stage.label(_label(parts.weight.name)):
-            if operator_name(following) == _LINEAR and LinearCall.of(following).prologue == "swiglu":
+            if is_gated(self.graph, var):
                 self.values[var] = project_gated(self.e, layer, x, self._layer(following, x.rows))
             else:
                 residual = None if parts.residual is None else self._value(parts.residual)
-                self.values[var] = project(self.e, layer, x, residual=residual)
+                last = parts.residual is not None and self._last(parts.residual, var)
+                self.values[var] = project(self.e, layer, x, residual=residual, in_place=last)
 
     def _summed(self, var: Any, call: Any) -> None:
         x, *residual = call.args
         part = self.graph.value(x)
+        self.emitted.add(self.graph.origin(x))
         if operator_name(part) == "relax.vamc.embedding":
             assert not residual, "nothing is added to an embedding"
             self._embedding(var, part, summed=True)
@@ -185,13 +207,19 @@ class _Step:
         source = self._value(parts.x)
         with self.stage.label(_label(parts.weight.name)):
             term = self._value(residual[0]) if residual else None
-            self.values[var] = project_summed(self.e, self._layer(part, source.rows), source, term)
+            last = bool(residual) and self._last(residual[0], var)
+            layer = self._layer(part, source.rows)
+            self.values[var] = project_summed(self.e, layer, source, term, in_place=last)
 
     def _attention(self, var: Any, call: Any) -> None:
         attributes = call.attrs
-        if attributes.get("k_offset", False) or str(call.args[-1].ty.dtype) != "float16":
-            raise UserError("the vacc target has no int8 KV cache yet; leave out kv8 (frontend.quantize)")
         qkv, *norms, cos, sin, _positions, _slots, _pages, k_cache, v_cache = call.args
+        dtypes = {str(cache.ty.dtype) for cache in (k_cache, v_cache)}
+        if dtypes not in ({"float16"}, {"int8"}):
+            raise UserError(f"the vacc target has KV caches of float16 or int8, not of {' and '.join(sorted(dtypes))}")
+        offset = norms.pop() if attributes.get("k_offset", False) else None
+        if offset is not None and dtypes == {"float16"}:
+            raise UserError("the vacc target takes an offset from keys only where the KV cache is int8")
         tables = self.memory.angles[self._angles(cos)]
         assert self._angles(cos) == self._angles(sin)
         one = Attention(
@@ -207,6 +235,9 @@ class _Step:
             sines=tables[1],
             q_norm=self._parameter(norms[0]) if norms else None,
             k_norm=self._parameter(norms[1]) if norms else None,
+            k_offset=self._parameter(offset),
+            k_scales=self.memory.cache_scales.get(k_cache.name),
+            v_scales=self.memory.cache_scales.get(v_cache.name),
         )
         with self.stage.label(f"layers.{self.layers}.attention"):
             self.values[var] = attend(self.e, one, self._value(qkv), self._wanted(var))

@@ -122,10 +122,10 @@ def flat(x: Array, columns: int) -> Array:
     return x.reshape(-1)[: (x.shape[0] - 1) * x.shape[1] + columns]
 
 
-def test_a_residual_may_lie_where_c_does() -> None:
+def test_a_residual_may_be_what_c_holds() -> None:
     a, b, c = floats(7, 40).astype(np.float16), floats(40, 32).astype(np.float16), floats(7, 32)
     wanted = product(a, b) + c
-    run_kernel(gemm(7, 32, 40, dtype="f16", residual=True, cores=2), a, panels(b), c, c)
+    run_kernel(gemm(7, 32, 40, dtype="f16", residual="in place", cores=2), a, panels(b), c)
     np.testing.assert_array_equal(c, wanted)
 
 

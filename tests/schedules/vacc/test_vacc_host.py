@@ -26,7 +26,7 @@ KERNELS = [
     gemm(65, 144, 100, dtype="f16", bias=True, residual=True, alpha=0.5, out="float16", cores=3),
     gemm(7, 48, 100, dtype="i8", group=32, scale=True, cores=3),
     rms_norm(5, 100, 1e-6, out="float16", cores=3),
-    swiglu(5, 100, out="float16", cores=3),
+    swiglu(5, 96, out="float16", cores=3),
     softmax(6, 3, 32, cores=3),
     head_prep(16, 3, 1, 8, norms=True, eps=1e-6, cores=3),
     quantize_rows(5, 100, group=32, cores=3),
