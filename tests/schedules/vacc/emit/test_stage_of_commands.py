@@ -20,14 +20,13 @@ def stage(ssram: int = 1 << 16, ddr: int = 1 << 20) -> Stage:
 
 def test_a_kernels_arguments_have_its_sizes() -> None:
     one = stage()
-    kernel = kernels.swiglu(4, 16, out_stride=48, out="float16", cores=2)  # y: 3 rows of 96 bytes, then 32
-    gate, up = (one.buffer(name, 64, "float32") for name in ("gate", "up"))
-    out = one.buffer("out", 4 * 48, "float16")
-    one.launch(kernel, At(gate), At(up), At(out, 32, 32, 4, 96))
-    with pytest.raises(AssertionError, match=r"swiglu_.*\.y: 384 bytes for 320"):
-        one.launch(kernel, At(gate), At(up), At(out))
+    kernel = kernels.add_rows(4, 16, residual=True, out_stride=48, cores=2)  # out: 3 rows of 192 bytes, then 64
+    x, y, out = one.buffer("x", 64, "float16"), one.buffer("y", 64, "float32"), one.buffer("out", 4 * 48, "float32")
+    one.launch(kernel, At(x), At(y), At(out, 64, 64, 4, 192))
+    with pytest.raises(AssertionError, match=r"add_rows_.*\.out: 768 bytes for 640"):
+        one.launch(kernel, At(x), At(y), At(out))
     with pytest.raises(ValueError, match="longer than argument 1"):
-        one.launch(kernel, At(gate), At(up))
+        one.launch(kernel, At(x), At(y))
     assert set(one.kernels) == set(one.used) == {kernel.name}
 
 
