@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
+from vamc_py.runstream.program import DmaEngine
 from vamc_py.schedules.vacc import kernels
 from vamc_py.schedules.vacc.emit.decisions import TILE, fitting
 from vamc_py.schedules.vacc.emit.emitter import Emitter
@@ -185,8 +186,9 @@ def _gate(e: Emitter, block: Block, tile: Tile, product: At, out: Value, group: 
     narrow = e.output_slot("gated8", rows * columns, "int8")
     scales = e.output_slot("gated_scales", rows * groups, "float32")
     e.stage.launch(kernels.quantize_rows(rows, columns, group=group, cores=e.cores), wide, narrow, scales)
-    e.stage.transfer("odma", narrow, out.window(block.row, rows, tile.column, columns))
-    e.stage.transfer("odma", scales, out.scales.window(block.row, rows, tile.column // group, groups))
+    engine: DmaEngine = "cdma" if out.resident else "odma"
+    e.stage.transfer(engine, narrow, out.window(block.row, rows, tile.column, columns))
+    e.stage.transfer(engine, scales, out.scales.window(block.row, rows, tile.column // group, groups))
 
 
 def _blocks(e: Emitter, layer: Layer, x: Value) -> Iterator[Block]:
