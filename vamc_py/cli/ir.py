@@ -110,8 +110,8 @@ def kernel(
     module = stage.program.module
     if not kernel_names(module) and stage.dump.context().target.kind == "vacc":
         raise UserError(
-            f"{stage.dump.folder}: no kernels here: those of vacc are chosen behind the passes; `vamc-py runstream show "
-            "ARTIFACT` names them"
+            f"{stage.dump.folder}: no kernels here: those of vacc are chosen behind the passes; `vamc-py runstream "
+            "show ARTIFACT` names them"
         )
     if name is None:
         _print([kernel_summary(one, module[one]).removeprefix("kernel ") for one in kernel_names(module)])
