@@ -102,7 +102,8 @@ def diff(
 def _programs(path: Path, stage: StageName | None, rank: int | None) -> list[Program]:
     """The program of a file or a folder, or those of an artifact that were asked for. UserError where there is none."""
     from vamc_py.errors import UserError
-    from vamc_py.runstream.folder import STAGES, is_artifact, read_program, read_stages
+    from vamc_py.runstream.file import read_program
+    from vamc_py.runstream.folder import STAGES, is_artifact, read_stages
 
     if not is_artifact(path):
         if stage is not None or rank is not None:
