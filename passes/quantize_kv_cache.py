@@ -35,7 +35,7 @@ class QuantizeKvCache(Pass):
     tolerance: ClassVar[float] = 0.05
     requires: ClassVar[tuple[str, ...]] = ("kv-cache-layout",)
     after: ClassVar[tuple[str, ...]] = ("dense-kv-cache", "fuse-attention")
-    targets: ClassVar[tuple[str, ...]] = ("llvm",)
+    targets: ClassVar[tuple[str, ...]] = ("llvm", "vacc")
     example: ClassVar[str] = """
 @I.ir_module
 class Module:

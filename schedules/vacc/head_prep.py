@@ -7,10 +7,10 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from vamc_py.runstream.program import ROW_MAJOR_BLOCK
-from vamc_py.schedules.vacc.intrinsics import saturate, vector
+from vamc_py.schedules.vacc.heads import Heads, rotate
+from vamc_py.schedules.vacc.intrinsics import saturate
 from vamc_py.schedules.vacc.kernel import Buffer, DeviceKernel, define, factory, symbol
-from vamc_py.schedules.vacc.loops import Expr, bound, serial, share
+from vamc_py.schedules.vacc.loops import Expr, serial
 from vamc_py.schedules.vacc.vector_math import rms_factor
 
 
@@ -37,59 +37,35 @@ def head_prep(
 
     Instructions an element: of q and k 4 for the norm, 3 for the rotation, 1 for float16; of v 1.
     """
-    width = (heads + 2 * kv_heads) * dim
-    stride, half = qkv_stride or width, dim // 2
-    if tokens != 1 and tokens % ROW_MAJOR_BLOCK:
-        raise ValueError(f"keys lie in blocks of {ROW_MAJOR_BLOCK} tokens; {tokens} is neither 1 nor a multiple of it")
-    if dim % 2 or stride < width:
-        raise ValueError(f"no rotation turns heads of {dim} features in rows of {width} that lie {stride} apart")
-
-    def k_place(head: Expr, token: Expr, j: Expr) -> Expr:
-        if tokens == 1:
-            return head * dim + j
-        blocks = tokens // ROW_MAJOR_BLOCK
-        block, inside = token // ROW_MAJOR_BLOCK, token % ROW_MAJOR_BLOCK
-        return ((head * blocks + block) * dim + j) * ROW_MAJOR_BLOCK + inside
-
-    def row_place(head: Expr, token: Expr, j: Expr) -> Expr:
-        return (head * tokens + token) * dim + j
+    at = Heads(tokens, heads, kv_heads, dim, qkv_stride or (heads + 2 * kv_heads) * dim)
 
     def emit(core: Expr, qkv: Any, *rest: Any) -> None:
         q_norm, k_norm = rest[:2] if norms else (None, None)
         cos, sin, q, k, v = rest[-5:]
 
         def turn(first_head: int, norm: Any, out: Any, place: Callable[..., Expr], head: Expr, token: Expr) -> None:
-            begin = bound("begin", token * stride + (first_head + head) * dim)
+            begin = at.begin(first_head + head, token)
             factor = rms_factor(dim, lambda j: qkv[begin + j], eps) if norm is not None else None
 
             def x(j: Expr) -> Expr:
                 return qkv[begin + j] if factor is None else qkv[begin + j] * factor * norm[j]
 
-            at = token * dim
-            with serial(half, "j") as j:
-                low = x(j) * cos[at + j] - x(half + j) * sin[at + j]
-                T.buffer_store(out, saturate(low), [place(head, token, j)])
-            with serial(half, "j") as j:
-                high = x(half + j) * cos[at + half + j] + x(j) * sin[at + half + j]
-                T.buffer_store(out, saturate(high), [place(head, token, half + j)])
+            def store(value: Expr, j: Expr) -> None:
+                T.buffer_store(out, saturate(value), [place(head, token, j)])
+
+            rotate(dim // 2, x, lambda j: cos[token * dim + j], lambda j: sin[token * dim + j], store)
 
         def copy(head: Expr, token: Expr) -> None:
-            begin = bound("begin", token * stride + (heads + kv_heads + head) * dim)
+            begin = at.begin(heads + kv_heads + head, token)
             with serial(dim, "j") as j:
-                T.buffer_store(v, saturate(qkv[begin + j]), [row_place(head, token, j)])
+                T.buffer_store(v, saturate(qkv[begin + j]), [at.row_place(head, token, j)])
 
-        for_each_head(core, heads, 4 + 4 * norms, lambda *at: turn(0, q_norm, q, row_place, *at))
-        for_each_head(core, kv_heads, 4 + 4 * norms, lambda *at: turn(heads, k_norm, k, k_place, *at))
-        for_each_head(core, kv_heads, 1, copy)
-
-    def for_each_head(core: Expr, count: int, instructions: int, one: Callable[[Expr, Expr], None]) -> None:
-        """Emit one use of the vector unit: ``one(head, token)`` for a core's part of the heads of all tokens."""
-        first, rows = share(count * tokens, core, cores)
-        with vector(rows * dim, instructions), serial(rows, "i") as i:
-            one(bound("head", (first + i) // tokens), bound("token", (first + i) % tokens))
+        at.each(core, cores, heads, 4 + 4 * norms, lambda *one: turn(0, q_norm, q, at.row_place, *one))
+        at.each(core, cores, kv_heads, 4 + 4 * norms, lambda *one: turn(heads, k_norm, k, at.key_place, *one))
+        at.each(core, cores, kv_heads, 1, copy)
 
     buffers = [
-        Buffer("qkv", "float32", (tokens - 1) * stride + width),
+        Buffer("qkv", "float32", at.elements),
         *([Buffer("q_norm", "float32", dim), Buffer("k_norm", "float32", dim)] if norms else []),
         *(Buffer(name, "float32", tokens * dim) for name in ("cos", "sin")),
         Buffer("q", "float16", heads * tokens * dim, "write"),

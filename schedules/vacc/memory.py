@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vamc_py.artifact.manifest import PARAMETER_ALIGNMENT
+from vamc_py.dialect.int8_cache import SCALE_ROWS
 from vamc_py.runstream.program import DdrTensor
 from vamc_py.schedules.vacc.emit.decisions import TILE
 from vamc_py.schedules.vacc.emit.stage import Ddr
@@ -26,6 +27,8 @@ class DdrPlan:
     angles: dict[str, tuple[Parameter, Parameter]] = field(default_factory=dict)
     """Cosines and sines float32 [context, dim], by the name of the rotary_angles."""
     caches: dict[str, Ddr] = field(default_factory=dict)
+    cache_scales: dict[str, Ddr] = field(default_factory=dict)
+    """float32 [kv_heads][context], by the name of a cache that is int8."""
     end: int = 0
     """The first byte that nothing has."""
 
@@ -66,7 +69,7 @@ def plan_ddr(
     """Addresses in the order of mod.params: weights, then tables of angles; then caches, inputs and the output.
 
     `angles` are the widths of the tables by name, `caches` the step's variables: k and v by turns, [pages, kv_heads,
-    blocks, …].
+    blocks, …]. The scales of an int8 cache, which lie behind each block there, have a tensor of their own here.
     """
     plan = DdrPlan()
     for one in packed.values():
@@ -81,9 +84,13 @@ def plan_ddr(
         plan.angles[name] = (tables[0], tables[1])
     for number, cache in enumerate(caches):
         is_key = number % 2 == 0
-        kv_heads, dim = int(cache.ty.shape[1]), int(cache.ty.shape[3 if is_key else 4])
+        dtype, kv_heads = str(cache.ty.dtype), int(cache.ty.shape[1])
+        dim = int(cache.ty.shape[3]) - SCALE_ROWS if dtype == "int8" else int(cache.ty.shape[3 if is_key else 4])
         form = (kv_heads, context // TILE, dim, TILE) if is_key else (kv_heads, context, dim)
-        plan.caches[cache.name] = plan.add(cache.name, "cache", str(cache.ty.dtype), form)
+        plan.caches[cache.name] = plan.add(cache.name, "cache", dtype, form)
+        if dtype == "int8":
+            name = f"{cache.name}.scales"
+            plan.cache_scales[cache.name] = plan.add(name, "cache", "float32", (kv_heads, context))
     plan.add("tokens", "input", "int32", (tokens,))
     plan.add("logits", "output", "float32", (vocabulary,))
     return plan

@@ -73,6 +73,29 @@ def dequantize(elements: int, *, values: Literal["int8", "float8_e4m3fn"] = "int
 
 
 @factory
+def dequantize_rows(rows: int, columns: int, *, cores: int) -> DeviceKernel:
+    """Arguments w i8 [rows, columns], scale f32 [rows], out f16 [rows, columns]: w * scale in float32, rounded once to
+    float16, saturating at ±65504. Instructions an element: 1 each for the conversion, the product and float16.
+    """
+
+    def emit(core: Expr, w: Any, scale: Any, out: Any) -> None:
+        start, count = share(rows, core, cores)
+        with vector(count * columns, 3), serial(count, "i") as i:
+            row = bound("row", start + i)
+            by = named("by", T.bind(scale[row]))
+            with serial(columns, "j") as j:
+                value = T.cast(w[row * columns + j], "float32") * by
+                T.buffer_store(out, saturate(value), [row * columns + j])
+
+    buffers = [
+        Buffer("w", "int8", rows * columns),
+        Buffer("scale", "float32", rows),
+        Buffer("out", "float16", rows * columns, "write"),
+    ]
+    return define(symbol("dequantize_rows", rows=rows, columns=columns, cores=cores), "vector", buffers, cores, emit)
+
+
+@factory
 def dequantize_groups(
     n: int,
     k: int,

@@ -137,6 +137,17 @@ def test_all_reasons_at_once() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "quantize"),
+    [("int8", "{type: w8a16, kv8: true}"), ("fp16", "{type: w16kv8}"), ("int8", "{type: w4a16, kv8: true}")],
+)
+def test_an_int8_cache_on_vacc(dtype: str, quantize: str) -> None:
+    said = ("backend.type=tvm_vacc", f"backend.dtype={dtype}", f"frontend.quantize={quantize}")
+    loaded = load_text(GOOD, Path("c.yaml"), said)
+    check_compilable(loaded)
+    assert loaded.config.kv8
+
+
 def test_an_onnx_graph_with_a_flat_shape_is_another_network() -> None:
     text = GOOD.replace("[[512], [2048]]", "[1, 512]").replace("huggingface", "onnx")
     loaded = load_text(text, Path("c.yaml"))

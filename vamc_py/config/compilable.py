@@ -42,8 +42,6 @@ def _vacc(loaded: LoadedConfig) -> Iterator[str]:
             "backend.dtype",
             f"the vacc target has {' and '.join(VACC_TYPES)}, not {config.backend.dtype}; name one of them",
         )
-    if config.kv8:
-        yield loaded.fault("frontend.quantize", "the vacc target has no int8 KV cache yet; leave out kv8 or w16kv8")
     quantize = config.frontend.quantize
     if quantize is not None and quantize.activation == "bf16":
         yield loaded.fault(

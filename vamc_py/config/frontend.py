@@ -171,7 +171,7 @@ class Quantize(Section):
     kv8: bool = Field(
         default=False,
         description="The KV cache is int8 with a scale for each token and head: half of the bytes.",
-        json_schema_extra=on("llvm"),
+        json_schema_extra=on("llvm", "vacc"),
     )
     rules: tuple[Rule, ...] = Field(
         default=(),

@@ -11,10 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vamc_py.errors import UserError
 from vamc_py.runstream.program import Dynamic, Term
 from vamc_py.schedules.vacc import kernels
+from vamc_py.schedules.vacc.emit import kv_cache
 from vamc_py.schedules.vacc.emit.decisions import TILE, fitting
 from vamc_py.schedules.vacc.emit.emitter import Emitter, window_of
+from vamc_py.schedules.vacc.emit.kv_cache import Head, KvCache
 from vamc_py.schedules.vacc.emit.stage import At, Ddr
 from vamc_py.schedules.vacc.emit.values import Parameter, Value
 
@@ -33,14 +36,24 @@ class Attention:
     context: int
     """Positions of the caches."""
     k_cache: Ddr
-    """float16 [kv_heads][context / 16][dim][16]."""
+    """float16 or int8 [kv_heads][context / 16][dim][16]."""
     v_cache: Ddr
-    """float16 [kv_heads][context][dim]."""
+    """float16 or int8 [kv_heads][context][dim]."""
     cosines: Parameter
     """float32 [context, dim], as sines."""
     sines: Parameter
     q_norm: Parameter | None = None
     k_norm: Parameter | None = None
+    k_offset: Parameter | None = None
+    """float32 [kv_heads, dim], taken from rotated keys; with int8 caches alone."""
+    k_scales: Ddr | None = None
+    """float32 [kv_heads][context]: then both caches are int8."""
+    v_scales: Ddr | None = None
+
+    @property
+    def cache(self) -> KvCache:
+        """Both caches."""
+        return KvCache(self.kv_heads, self.dim, self.context, self.k_cache, self.v_cache, self.k_scales, self.v_scales)
 
     @property
     def group(self) -> int:
@@ -56,19 +69,50 @@ class Attention:
 def attend(e: Emitter, one: Attention, qkv: Value, out_dtype: Literal["float32", "float16"]) -> Value:
     """float32 [tokens, (heads + 2 kv_heads) dim] -> [tokens, heads * dim], float16 or float32 for what comes next.
 
-    One token stands at the register ``position``; several stand from position 0 on.
+    One token stands at the register ``position``; several stand from position 0 on. UserError for heads that are no
+    multiple of the matrix tile.
     """
+    if one.dim % TILE:
+        raise UserError(f"heads of {one.dim} columns: the vacc target takes multiples of {TILE}")
     tokens = qkv.rows
     out = e.value("attended", tokens, one.heads * one.dim, out_dtype)
-    norms = [e.constant(name, p) for name, p in (("q_norm", one.q_norm), ("k_norm", one.k_norm)) if p is not None]
+    named = {"q_norm": one.q_norm, "k_norm": one.k_norm, "k_offset": one.k_offset}
+    constants = [e.constant(name, parameter) for name, parameter in named.items() if parameter is not None]
     step = _block_rows(e, one, tokens)
     for row in range(0, tokens, step):
         rows = min(step, tokens - row)
-        queries = _prepare(e, one, qkv, row, rows, norms)
+        queries = _prepare(e, one, qkv, row, rows, constants)
         positions = one.context if tokens == 1 else row + rows
-        for head in range(one.kv_heads):
-            _head(e, one, queries, head, row, rows, positions, tokens == 1, out)
+        _heads(e, one, queries, _Block(row, rows, positions, tokens == 1), out)
     return out
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Tokens that attend together."""
+
+    row: int
+    rows: int
+    positions: int
+    """How many of the caches they read."""
+    single: bool
+    """Whether it is one token at the register ``position``."""
+
+
+def _heads(e: Emitter, one: Attention, queries: At, block: _Block, out: Value) -> None:
+    """Attention of all heads. The scores of the next KV head are multiplied while the vector unit makes weights of this
+    one's."""
+    waiting: tuple[int, At, At] | None = None  # head, weights and values of what is still to be averaged
+    scales = kv_cache.load_scales(e, one.cache, block.positions)
+    for head in range(one.kv_heads):
+        held = kv_cache.load(e, one.cache, head, block.positions, scales)
+        scores = _scores(e, one, queries, head, block, held)
+        weights = _weights(e, one, scores, block)
+        if waiting is not None:
+            _average(e, one, *waiting, block, out)
+        waiting = head, weights, held.values
+    if waiting is not None:
+        _average(e, one, *waiting, block, out)
 
 
 def _block_rows(e: Emitter, one: Attention, tokens: int) -> int:
@@ -77,7 +121,7 @@ def _block_rows(e: Emitter, one: Attention, tokens: int) -> int:
     return fitting(tokens, most)
 
 
-def _prepare(e: Emitter, one: Attention, qkv: Value, row: int, rows: int, norms: list[At]) -> At:
+def _prepare(e: Emitter, one: Attention, qkv: Value, row: int, rows: int, constants: list[At]) -> At:
     """Normalized, rotated queries float16 [heads][rows][dim]; keys and values of the block are in the caches then."""
     source = qkv.block(row, rows)
     if not qkv.resident:
@@ -92,83 +136,66 @@ def _prepare(e: Emitter, one: Attention, qkv: Value, row: int, rows: int, norms:
             )
         )
     queries = e.output_slot("queries", one.heads * rows * one.dim, "float16")
-    keys = e.output_slot("new_keys", one.kv_heads * rows * one.dim, "float16")
-    values = e.output_slot("new_values", one.kv_heads * rows * one.dim, "float16")
-    kernel = kernels.head_prep(
-        rows,
-        one.heads,
-        one.kv_heads,
-        one.dim,
-        qkv_stride=one.width,
-        norms=bool(norms),
-        eps=one.epsilon,
-        cores=e.cores,
-    )
-    e.stage.launch(kernel, source, *norms, *angles, queries, keys, values)
-    _store(e, one, row, rows, keys, values)
+    new = kv_cache.new_tokens(e, one.cache, rows)
+    sizes = (rows, one.heads, one.kv_heads, one.dim)
+    norms = one.q_norm is not None
+    if one.cache.scales:
+        kernel = kernels.head_prep_int8(
+            *sizes, qkv_stride=one.width, norms=norms, eps=one.epsilon, offset=one.k_offset is not None, cores=e.cores
+        )
+    else:
+        kernel = kernels.head_prep(*sizes, qkv_stride=one.width, norms=norms, eps=one.epsilon, cores=e.cores)
+    e.stage.launch(kernel, source, *constants, *angles, queries, new.keys, new.values, *new.scales)
+    kv_cache.store(e, one.cache, row, rows, new)
     return queries
 
 
-def _store(e: Emitter, one: Attention, row: int, rows: int, keys: At, values: At) -> None:
-    size = rows * one.dim * HALF
-    cache = one.context * one.dim * HALF  # bytes of a head
-    if rows > 1:
-        heads = one.kv_heads
-        for at, cache_of in ((keys, one.k_cache), (values, one.v_cache)):
-            target = At(cache_of, row * one.dim * HALF, size, heads, cache if heads > 1 else 0)
-            e.stage.transfer("odma", At(at.place, at.offset, heads * size), target)
-        return
-    block = one.dim * TILE * HALF
-    at_key = Dynamic(register_name="position", terms=(Term(divide=TILE, factor=block), Term(modulo=TILE, factor=HALF)))
-    at_value = Dynamic(register_name="position", terms=(Term(factor=one.dim * HALF),))
-    for head in range(one.kv_heads):
-        source_at = At(keys.place, keys.offset + head * size, size)
-        place = At(one.k_cache, head * cache, HALF, one.dim, TILE * HALF, at_key)
-        e.stage.transfer("odma", source_at, place)
-        source_at = At(values.place, values.offset + head * size, size)
-        e.stage.transfer("odma", source_at, At(one.v_cache, head * cache, size, at=at_value))
-
-
-def _head(
-    e: Emitter, one: Attention, queries: At, head: int, row: int, rows: int, positions: int, single: bool, out: Value
-) -> None:
-    """softmax(q k.T) v of the query heads of one KV head."""
-    size = positions * one.dim * HALF
-    cache = one.context * one.dim * HALF
-    keys = e.loaded(At(one.k_cache, head * cache, size), e.output_slot("keys", positions * one.dim, "float16"))
-    values = e.loaded(At(one.v_cache, head * cache, size), e.output_slot("values", positions * one.dim, "float16"))
-    many = one.group * rows
-    start = queries.offset + head * one.group * rows * one.dim * HALF
-    scores = e.output_slot("scores", many * positions, "float32")
+def _scores(e: Emitter, one: Attention, queries: At, head: int, block: _Block, held: Head) -> At:
+    """q k.T of the query heads of a KV head, times the scale."""
+    many = one.group * block.rows
+    start = queries.offset + head * many * one.dim * HALF
+    scores = e.output_slot("scores", many * block.positions, "float32")
     product = kernels.gemm(
         many,
-        positions,
+        block.positions,
         one.dim,
         dtype="f16",
         a_stride=one.dim,
         b="panels",
-        c_stride=positions,
+        c_stride=block.positions,
         out="float32",
+        scale=held.key_scales is not None,
         alpha=one.scale,
         cores=e.cores,
     )
-    e.stage.launch(product, At(queries.place, start, many * one.dim * HALF), keys, scores)
-    weights = e.output_slot("weights_of_values", many * positions, "float16")
-    softmax = kernels.softmax(many, rows, positions, stride=positions, cores=e.cores)
-    e.stage.launch(softmax, scores, weights, scalars=("position" if single else row,))
-    itemsize = out.itemsize
-    place = out if out.resident else Value(rows, out.columns, out.dtype, _attended(e, one, rows, out).place)
-    first = row if out.resident else 0
-    width = one.dim * itemsize
-    stride = out.columns
+    scales = () if held.key_scales is None else (held.key_scales,)
+    e.stage.launch(product, At(queries.place, start, many * one.dim * HALF), held.keys, *scales, scores)
+    return scores
+
+
+def _weights(e: Emitter, one: Attention, scores: At, block: _Block) -> At:
+    """softmax(scores), float16."""
+    many = one.group * block.rows
+    weights = e.output_slot("weights_of_values", many * block.positions, "float16")
+    softmax = kernels.softmax(many, block.rows, block.positions, stride=block.positions, cores=e.cores)
+    e.stage.launch(softmax, scores, weights, scalars=("position" if block.single else block.row,))
+    return weights
+
+
+def _average(e: Emitter, one: Attention, head: int, weights: At, values: At, block: _Block, out: Value) -> None:
+    """weights v into the columns of the query heads of a KV head."""
+    rows, stride, itemsize = block.rows, out.columns, out.itemsize
+    place = out if out.resident else Value(rows, stride, out.dtype, _attended(e, one, rows, out).place)
+    first = block.row if out.resident else 0
     column = head * one.group * one.dim
-    target = At(place.place, (first * stride + column) * itemsize, *_rows_of_heads(one, rows, stride * itemsize, width))
+    lies = _rows_of_heads(one, rows, stride * itemsize, one.dim * itemsize)
+    target = At(place.place, (first * stride + column) * itemsize, *lies)
     average = kernels.gemm(
-        many,
+        one.group * rows,
         one.dim,
-        positions,
+        block.positions,
         dtype="f16",
-        a_stride=positions,
+        a_stride=block.positions,
         b="rows",
         b_stride=one.dim,
         c_stride=stride,
@@ -178,8 +205,7 @@ def _head(
     )
     e.stage.launch(average, weights, values, target)
     if not out.resident:
-        columns = one.group * one.dim
-        e.stage.transfer("odma", target, out.window(row, rows, column, columns))
+        e.stage.transfer("odma", target, out.window(block.row, rows, column, one.group * one.dim))
 
 
 def _rows_of_heads(one: Attention, rows: int, stride: int, width: int) -> tuple[int, int, int]:

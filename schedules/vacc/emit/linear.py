@@ -20,6 +20,8 @@ from vamc_py.schedules.vacc.emit.emitter import Emitter
 from vamc_py.schedules.vacc.emit.stage import At
 from vamc_py.schedules.vacc.emit.values import Parameter, Value
 
+PIECES = 4  # in which a left factor is made where it could be made at once
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -63,8 +65,9 @@ class Layer:
 
     @property
     def row_scale(self) -> Parameter | None:
-        """The scale of each output row, which the product is multiplied by."""
-        return self.scale if self.group == 0 and self.bits == 8 and self.zero is None else None
+        """The scale of each output row, which the product is multiplied by; others are the weight's."""
+        of_rows = self.group == 0 and self.bits == 8 and self.zero is None
+        return self.scale if of_rows and self.scale is not None and self.scale.dtype == "float32" else None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Block:
     rows: int
     values: At
     scales: At | None = None
+    pieces: tuple[int, ...] = ()
+    """Rows of the pieces in which they were made: the first tile is multiplied piece by piece, as they come."""
 
 
 @dataclass(frozen=True)
@@ -148,21 +153,34 @@ def project_summed(e: Emitter, layer: Layer, x: Value, residual: Value | None, *
     """
     out = residual if in_place and residual is not None else e.value("summed", x.rows, layer.columns, "float32")
     constants = _row_constants(e, layer)
+    # An exchange costs its latency. That of many rows overlaps with the next tiles; that of one waits for all tiles.
+    whole = e.block_buffer("partial", layer.columns, "float16") if x.rows == 1 else None
     for block in _blocks(e, layer, x):
 
         def compute(tile: Tile, weights: At, block: Block = block) -> At:
-            target = e.output_slot("partial", block.rows * tile.columns, "float16")
+            if whole is None:
+                target = e.output_slot("partial", block.rows * tile.columns, "float16")
+            else:
+                target = At(whole.place, tile.column * 2, tile.columns * 2)
             _multiply(e, layer, block, tile, weights, constants, target, tile.columns, out="float16")
             return target
 
         def finish(tile: Tile, product: At, block: Block = block) -> None:
-            total = e.output_slot("total", block.rows * tile.columns, "float16")
-            with e.stage.part("all_reduce"):
-                e.stage.collective("all_reduce", "float16", product, total)
-            e.add_total(total, block.row, block.rows, tile.column, tile.columns, residual, out)
+            if whole is None:
+                _sum_up(e, block, tile, product, residual, out)
 
         _pipelined(_tiles(e, layer, block.rows), partial(_weights, e, layer), compute, finish)
+        if whole is not None:
+            _sum_up(e, block, Tile(0, layer.columns), whole, residual, out)
     return out
+
+
+def _sum_up(e: Emitter, block: Block, tile: Tile, part: At, residual: Value | None, out: Value) -> None:
+    """This die's part of a tile becomes the sum over all dies, and with the residual the result."""
+    total = e.output_slot("total", block.rows * tile.columns, "float16")
+    with e.stage.part("all_reduce"):
+        e.stage.collective("all_reduce", "float16", part, total)
+    e.add_total(total, block.row, block.rows, tile.column, tile.columns, residual, out)
 
 
 def _gate(e: Emitter, block: Block, tile: Tile, product: At, out: Value, group: int | None) -> None:
@@ -217,12 +235,12 @@ def _block(e: Emitter, layer: Layer, x: Value, row: int, rows: int) -> Block:
         scales_of = e.stage.buffer("input_scales", rows * groups, "float32")
         result = Value(*_shape(result), result.place, Value(rows, groups, "float32", scales_of))
     norm = None if layer.norm is None else e.constant("norm", layer.norm)
-    step = fitting(rows, e.decisions.outputs // (layer.depth * 4))
+    step = fitting(rows, rows // PIECES if x.resident else e.decisions.outputs // (layer.depth * 4))
     for first in range(0, rows, step):
         _convert(e, layer, x, row + first, result, first, min(step, rows - first), norm)
-    return Block(
-        row, rows, result.block(0, rows), None if result.scales is None else result.scales.block(0, rows)
-    )  # fmt: skip
+    scales = None if result.scales is None else result.scales.block(0, rows)
+    pieces = tuple(min(step, rows - first) for first in range(0, rows, step))
+    return Block(row, rows, result.block(0, rows), scales, pieces)
 
 
 def _shape(value: Value) -> tuple[int, int, str]:
@@ -277,29 +295,37 @@ def _multiply(
     term: At | None = None,
     out: Literal["float32", "float16"] = "float32",
 ) -> None:
-    kernel = kernels.gemm(
-        block.rows,
-        tile.columns,
-        layer.depth,
-        dtype="i8" if layer.integers else "f16",
-        a_stride=layer.depth,
-        b="panels",
-        c_stride=stride,
-        out=out,
-        scale="scale" in constants,
-        bias="bias" in constants,
-        residual=residual,
-        group=(layer.activation_group or layer.depth) if layer.integers else 0,
-        cores=e.cores,
-    )
-    arguments = [block.values, weights]
-    if block.scales is not None:
-        arguments.append(block.scales)
-    for at in constants.values():
-        arguments.append(At(at.place, at.offset + tile.column * 4, tile.columns * 4))
-    if term is not None:
-        arguments.append(term)
-    e.stage.launch(kernel, *arguments, target)
+    """The product of a tile, into `target`, whose rows lie `stride` elements apart."""
+    of_rows = [At(at.place, at.offset + tile.column * 4, tile.columns * 4) for at in constants.values()]
+    first = 0
+    for rows in block.pieces if tile.column == 0 and block.pieces else (block.rows,):
+        kernel = kernels.gemm(
+            rows,
+            tile.columns,
+            layer.depth,
+            dtype="i8" if layer.integers else "f16",
+            a_stride=layer.depth,
+            b="panels",
+            c_stride=stride,
+            out=out,
+            scale="scale" in constants,
+            bias="bias" in constants,
+            residual=residual,
+            group=(layer.activation_group or layer.depth) if layer.integers else 0,
+            cores=e.cores,
+        )
+        left = [_rows(at, block.rows, first, rows) for at in (block.values, block.scales) if at is not None]
+        last = [_rows(at, block.rows, first, rows) for at in (term, target) if at is not None]
+        e.stage.launch(kernel, left[0], weights, *left[1:], *of_rows, *last)
+        first += rows
+
+
+def _rows(at: At, of: int, first: int, rows: int) -> At:
+    """Some rows of an access to `of` rows."""
+    if at.rows == 1:  # without gaps
+        width = at.row_bytes // of
+        return At(at.place, at.offset + first * width, rows * width)
+    return At(at.place, at.offset + first * at.stride, at.size, rows, at.stride if rows > 1 else 0)
 
 
 def _weights(e: Emitter, layer: Layer, tile: Tile) -> At:

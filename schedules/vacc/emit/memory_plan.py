@@ -19,17 +19,20 @@ class Lifetime:
 class DoesNotFitError(Exception):
     """The buffers that live at a time need more than there is."""
 
-    def __init__(self, needed: int, there: int, names: Sequence[str]) -> None:
-        super().__init__(f"{needed} bytes of SSRAM are needed at a time, {there} are there; most by {', '.join(names)}")
+    def __init__(self, needed: int, there: int, names: Sequence[str], memory: str = "SSRAM") -> None:
+        super().__init__(
+            f"{needed} bytes of {memory} are needed at a time, {there} are there; most by {', '.join(names)}"
+        )
         self.needed = needed
         self.names = tuple(names)
 
 
-def place(lifetimes: Sequence[Lifetime], size: int) -> tuple[list[int], int]:
+def place(lifetimes: Sequence[Lifetime], size: int, memory: str = "SSRAM") -> tuple[list[int], int]:
     """The address of each buffer, in order, and the first byte behind all of them.
 
     Greedy by size (Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020): the largest
-    first, each at the lowest address that no buffer alive at the same time has. Raises DoesNotFitError.
+    first, each at the lowest address that no buffer alive at the same time has. Raises DoesNotFitError, which calls the
+    memory by the name given.
     """
     order = sorted(range(len(lifetimes)), key=lambda i: (-lifetimes[i].bytes, lifetimes[i].first))
     addresses = [0] * len(lifetimes)
@@ -42,7 +45,7 @@ def place(lifetimes: Sequence[Lifetime], size: int) -> tuple[list[int], int]:
         _insert(placed, (address, address + one.bytes, one.first, one.last))
         reach = max(reach, address + one.bytes)
     if reach > size:
-        raise DoesNotFitError(reach, size, _largest_at_once(lifetimes))
+        raise DoesNotFitError(reach, size, _largest_at_once(lifetimes), memory)
     return addresses, reach
 
 

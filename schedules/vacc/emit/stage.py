@@ -200,7 +200,7 @@ class Stage:
         )
         for memory, start, size in memories:
             lifetimes = self._lifetimes(memory)
-            places, reach[memory] = place(list(lifetimes.values()), size)
+            places, reach[memory] = place(list(lifetimes.values()), size, memory.upper())
             addresses |= {buffer: start + at for buffer, at in zip(lifetimes, places, strict=True)}
         commands = [
             _command(kind, fields, [at.access(addresses) for at in places]) for kind, fields, places in self._drafts

@@ -63,6 +63,12 @@ class Written:
 def write_step(function: Any, memory: DdrPlan, figures: Figures, place: Place) -> Written:
     """The runstream of `function`, the step of one die. UserError where no decisions make it fit, or for an operator
     that the device has no schedule for."""
+    if memory.end > figures.ddr_bytes:
+        raise UserError(
+            f"a die's weights and caches take {memory.end} bytes, {figures.name} has {figures.ddr_bytes} of DDR: name "
+            "a shorter context (frontend.shape.input_ids), more dies (model_kwargs.tp), narrower weights "
+            "(backend.dtype, frontend.quantize) or another card"
+        )
     short: DoesNotFitError | None = None
     for decisions in series(figures.ssram_bytes):
         try:
@@ -207,9 +213,13 @@ class _Step:
 
     def _attention(self, var: Any, call: Any) -> None:
         attributes = call.attrs
-        if attributes.get("k_offset", False) or str(call.args[-1].ty.dtype) != "float16":
-            raise UserError("the vacc target has no int8 KV cache yet; leave out kv8 (frontend.quantize)")
         qkv, *norms, cos, sin, _positions, _slots, _pages, k_cache, v_cache = call.args
+        dtypes = {str(cache.ty.dtype) for cache in (k_cache, v_cache)}
+        if dtypes not in ({"float16"}, {"int8"}):
+            raise UserError(f"the vacc target has KV caches of float16 or int8, not of {' and '.join(sorted(dtypes))}")
+        offset = norms.pop() if attributes.get("k_offset", False) else None
+        if offset is not None and dtypes == {"float16"}:
+            raise UserError("the vacc target takes an offset from keys only where the KV cache is int8")
         tables = self.memory.angles[self._angles(cos)]
         assert self._angles(cos) == self._angles(sin)
         one = Attention(
@@ -225,6 +235,9 @@ class _Step:
             sines=tables[1],
             q_norm=self._parameter(norms[0]) if norms else None,
             k_norm=self._parameter(norms[1]) if norms else None,
+            k_offset=self._parameter(offset),
+            k_scales=self.memory.cache_scales.get(k_cache.name),
+            v_scales=self.memory.cache_scales.get(v_cache.name),
         )
         with self.stage.label(f"layers.{self.layers}.attention"):
             self.values[var] = attend(self.e, one, self._value(qkv), self._wanted(var))
