@@ -12,7 +12,7 @@ from support.project_tree import ROOT
 
 from vamc_py import cli
 from vamc_py.pipeline.base import Pass
-from vamc_py.pipeline.default import Numbers, all_passes, default_pipeline
+from vamc_py.pipeline.default import Numbers, all_passes, default_pipeline, vacc_pipeline
 
 _ROW = re.compile(r"^\| `([a-z0-9-]+)` \| (raise|rewrite|lower) \|", re.MULTILINE)
 DTYPES = ("int8", "fp16", "bf16", "fp32")
@@ -34,8 +34,15 @@ def test_the_table_of_passes_is_the_pipeline(dtype: str) -> None:
     assert list(documented.items()) == list(pipeline.items())
 
 
-def test_the_table_names_no_other_pass() -> None:
-    known = {one.name for dtype in DTYPES for one in _pipeline(dtype)}
+@pytest.mark.parametrize("numbers", [Numbers("fp16"), Numbers("int8", lm_head=False, rules=("*=w4a16",))])
+def test_the_tables_have_the_passes_of_vacc(numbers: Numbers) -> None:
+    pipeline = {one.name: one.stage for one in vacc_pipeline(numbers)}
+    documented = {name: stage for name, stage in documented_passes().items() if name in pipeline}
+    assert list(documented.items()) == list(pipeline.items())
+
+
+def test_the_tables_name_no_other_pass() -> None:
+    known = {one.name for dtype in DTYPES for one in (*_pipeline(dtype), *vacc_pipeline(Numbers(dtype)))}
     assert set(documented_passes()) == known
 
 

@@ -97,7 +97,8 @@ def test_what_measures_a_machine_refuses_in_a_sentence(
     assert (code, out) == (2, "")
     assert err == (
         f"vamc-py: error: {artifact}: compiled for vacc, a device model, which this command does not serve; "
-        "`vamc-py run` runs it in simulation, `vamc-py simulate` estimates how fast the device would be\n"
+        "`vamc-py run` runs it in simulation, `vamc-py simulate --trace FILE` estimates how fast the device would be "
+        "and shows what waits\n"
     )
     assert list(tmp_path.iterdir()) == []
 

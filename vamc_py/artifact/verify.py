@@ -59,7 +59,7 @@ def read_manifest(folder: Path) -> Manifest:
     if isinstance(manifest, VaccManifest):
         raise ArtifactError(
             f"{folder}: compiled for vacc, a device model, which this command does not serve; `vamc-py run` runs it in "
-            "simulation, `vamc-py simulate` estimates how fast the device would be"
+            "simulation, `vamc-py simulate --trace FILE` estimates how fast the device would be and shows what waits"
         )
     return manifest
 

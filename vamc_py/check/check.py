@@ -18,6 +18,7 @@ from vamc_py.config import LoadedConfig, check_compilable, check_stored
 from vamc_py.errors import ConfigError, UserError
 from vamc_py.frontend.import_relax import import_traced
 from vamc_py.passes.lower_reference import left_in_dialect
+from vamc_py.passes.shard_tensors import ShardTensors
 from vamc_py.pipeline.base import Context
 from vamc_py.pipeline.fault_finder import explain_build, explain_pass
 from vamc_py.pipeline.program import Program
@@ -58,7 +59,7 @@ class Checker:
             )
             raise ConfigError([loaded.fault("frontend.type", fault)])
         self.config = loaded.config
-        self.pipeline = resolve_pipeline(loaded)
+        self.pipeline = _of_one_die(resolve_pipeline(loaded))
         self.target = target_of(loaded)
         prefill, context = loaded.config.prefill_length, loaded.config.context_length
         self.tokens = most_prompt(context, prefill, TOKENS) if tokens is None else tokens
@@ -112,6 +113,12 @@ class Checker:
             with stage("torch"):
                 self._made[layers] = cut, scenario, torch_logits(cut, scenario)
         return self._made[layers]
+
+
+def _of_one_die(pipeline: tuple[Planned, ...]) -> tuple[Planned, ...]:
+    """The passes before the first one that knows of dies: what comes behind it runs on all of them together."""
+    names = [planned.one.name for planned in pipeline]
+    return pipeline[: names.index(ShardTensors.name)] if ShardTensors.name in names else pipeline
 
 
 def run_each(program: Program, pipeline: Sequence[Planned], context: Context) -> Iterator[PassRun]:

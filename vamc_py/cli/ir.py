@@ -101,12 +101,18 @@ def kernel(
 
     Example: vamc-py ir kernel dump rms_norm_1024 --as asm
     """
+    from vamc_py.errors import UserError
     from vamc_py.inspect.kernel_diff import kernel_summary
     from vamc_py.inspect.kernel_source import kernel_names, kernel_source
     from vamc_py.inspect.stages import open_stage
 
     stage = open_stage(path)
     module = stage.program.module
+    if not kernel_names(module) and stage.dump.context().target.kind == "vacc":
+        raise UserError(
+            f"{stage.dump.folder}: no kernels here: those of vacc are chosen behind the passes; `vamc-py runstream "
+            "show ARTIFACT` names them"
+        )
     if name is None:
         _print([kernel_summary(one, module[one]).removeprefix("kernel ") for one in kernel_names(module)])
     else:

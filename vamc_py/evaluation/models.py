@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vamc_py.artifact.verify import read_manifest
 from vamc_py.config import check_compilable, load_config
+from vamc_py.errors import ConfigError
 from vamc_py.evaluation.evaluate import Model
 from vamc_py.evaluation.reference import built, config_of, float_model, kept_in, scheme_config
 from vamc_py.extras import require_compiler
@@ -36,6 +37,12 @@ def config_models(
     compiled.
     """
     loaded = load_config(config, overrides)
+    if loaded.config.target == "vacc":
+        fault = (
+            "a simulation is too slow to measure a model; eval compares weights, and tvm_llvm quantizes them the same "
+            "way (--set backend.type=tvm_llvm --set backend.target=native)"
+        )
+        raise ConfigError([loaded.fault("backend.type", fault)])
     require_compiler()
     cache = cache or kept_in(loaded.config.workspace.path)
     wanted = {scheme: scheme_config(loaded, scheme) for scheme in schemes}

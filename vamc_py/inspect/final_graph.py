@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm import relax
 
+from vamc_py.artifact.verify import VACC
 from vamc_py.errors import UserError
 from vamc_py.inspect.bindings import View, dimensions_text
 from vamc_py.inspect.calls import Argument, Call, Names, fused_module, read_calls
@@ -41,6 +42,12 @@ class FinalGraph:
 def final_graph(dump: Dump) -> FinalGraph:
     """The graph that a dump ends in. UserError for a dump that ends before the module is complete."""
     last = dump.find("last")
+    if dump.context().target.kind == VACC:
+        raise UserError(
+            f"{dump.folder}: of the vacc target, whose result are programs of a device model and no module; "
+            "`vamc-py simulate CONFIG --trace FILE` shows what takes their time, `vamc-py runstream show ARTIFACT` "
+            "what they are"
+        )
     program = dump.program(last)
     names = _names(dump)
     if program.name != STEP or names is None:

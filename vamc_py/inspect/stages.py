@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vamc_py.artifact.verify import VACC
 from vamc_py.errors import UserError
 from vamc_py.inspect.bindings import Members
 from vamc_py.inspect.diff import diff_modules
@@ -88,8 +89,16 @@ def changes_of_pass(
 
 
 def build_stage(stage: StageOf) -> None:
-    """Builds the module after a stage for the target of its dump. What fails says at which operator or kernel."""
+    """Builds the module after a stage for the target of its dump. What fails says at which operator or kernel.
+
+    UserError for a dump of vacc, whose steps become programs.
+    """
     context = stage.dump.context()
+    if context.target.kind == VACC:
+        raise UserError(
+            f"{stage.dump.folder}: of the vacc target, whose steps become programs and no module; `vamc-py simulate "
+            "CONFIG` writes those in memory"
+        )
     program = LowerReference().apply(stage.program, context)
     try:
         build_module(program, context.target)

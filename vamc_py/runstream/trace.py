@@ -17,24 +17,31 @@ _MICRO = 1e6
 _STAGE_GAP = 10  # numbers of processes: those of a stage's dies begin at a multiple of it
 
 
-def write_trace(path: Path, timelines: Sequence[Timeline]) -> int:
+def write_trace(path: Path, timelines: Sequence[Timeline], layer: int | None = None) -> int:
     """Write the trace of one or two stages, side by side, in the Trace Event Format; the number of its commands.
 
-    UserError where the file cannot be written.
+    With ``layer`` it has the commands of that layer on the first die alone, at their times within the stage. UserError
+    where there is no such layer, or the file cannot be written.
     """
+    if layer is not None and not any(_has_layer(timeline.programs[0], layer) for timeline in timelines):
+        raise UserError(f"there is no layer {layer}")
     try:
-        return _write(path, timelines)
+        return _write(path, timelines, layer)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def _write(path: Path, timelines: Sequence[Timeline]) -> int:
+def _has_layer(program: Program, layer: int) -> bool:
+    return any(command.label.startswith(f"layers.{layer}.") for command in program.commands)
+
+
+def _write(path: Path, timelines: Sequence[Timeline], layer: int | None) -> int:
     count = 0
     head = json.dumps({"statement": STATEMENT, "device": timelines[0].device.name})
     with path.open("w", encoding="utf-8") as file:
         file.write(f'{{"displayTimeUnit": "ns", "otherData": {head}, "traceEvents": [\n')
         separator = ""
-        for event in _events(timelines):
+        for event in _events(timelines, layer):
             file.write(separator + json.dumps(event, ensure_ascii=False))
             separator = ",\n"
             count += event["ph"] == "X"
@@ -42,15 +49,18 @@ def _write(path: Path, timelines: Sequence[Timeline]) -> int:
     return count
 
 
-def _events(timelines: Sequence[Timeline]) -> Iterator[dict[str, Any]]:
+def _events(timelines: Sequence[Timeline], layer: int | None) -> Iterator[dict[str, Any]]:
     first = 1
     for timeline in timelines:
-        for program, die in zip(timeline.programs, timeline.dies, strict=True):
+        dies = zip(timeline.programs, timeline.dies, strict=True)
+        for program, die in dies if layer is None else [next(dies)]:
             process = first + program.rank
             yield from _names(program, process)
             work = {name: matrix_operations(record) for name, record in program.kernels.items()}
             starts, ends, waited = die.start.tolist(), die.end.tolist(), die.waited_for.tolist()
             for number, command in enumerate(program.commands):
+                if layer is not None and not command.label.startswith(f"layers.{layer}."):
+                    continue
                 arguments = {"number": number, "label": command.label, **_details(command, work)}
                 if useful := die.costs[number].useful_bytes:
                     arguments["ddr_bytes"] = int(useful)
