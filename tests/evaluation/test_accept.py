@@ -78,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(tensors, folder / "model" / "model.safetensors")
     accept = {"text": str(folder / "text"), "chunks": 3, "context": 32, "ppl_increase": 0.01}
     quantize = {"activation": "int16", "accept": accept}
-    overrides = ["backend.dtype=int8", f"frontend.quantize={json.dumps(quantize)}"]
+    overrides = ["backend.dtype=int8", f"frontend.quantize={json.dumps(quantize)}", "workspace.enable_ir=false"]
     (folder / "model.yaml").write_text(configuration(folder / "model", folder / "out", overrides=overrides).text)
     (folder / "text").write_text("".join(f"{word} " * 20 for word in ("the", "a") * 3))
     write_pass_file(folder, RUIN, "ruin.py")

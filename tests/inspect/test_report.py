@@ -28,7 +28,8 @@ PREFILL, CONTEXT, START = 64, 128, 64
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifact")
     write_checkpoint(folder / "checkpoint", architecture="qwen3", layers=2)
-    return compile_checkpoint(folder / "checkpoint", folder, dtype="int8", prefill=PREFILL, context=CONTEXT).folder
+    checkpoint = folder / "checkpoint"
+    return compile_checkpoint(checkpoint, folder, ir=True, dtype="int8", prefill=PREFILL, context=CONTEXT).folder
 
 
 @pytest.fixture(scope="module")

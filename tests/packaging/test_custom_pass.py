@@ -61,7 +61,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     values = {"checkpoint": folder / "checkpoint", "kind": "huggingface", "prefill": 16, "context": 64}
     text = YAML.format(**values, arch="null", trust="false", dtype="int8", workspace=folder / "clamped")
     (folder / "model.yaml").write_text(text + PASSES)
-    plain = compile_checkpoint(folder / "checkpoint", folder / "plain", dtype="int8", prefill=16, context=64)
+    checkpoint, out = folder / "checkpoint", folder / "plain"
+    plain = compile_checkpoint(checkpoint, out, ir=True, dtype="int8", prefill=16, context=64)
     made = Installed(folder, folder / "clamped" / "model", plain.folder)
     assert made.vamc("compile", "model.yaml") == f"{made.clamped}\n"
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -84,7 +85,10 @@ class Reader:
             return _run_here(arguments)  # torch and TVM are imported already
         if program == "pytest":
             command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            plain = {
+                name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"
+            }  # changes the output
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=plain)
             return done.returncode, done.stdout
         assert program == "pip", f"a guide may not run {program}"
         pip(arguments[0], "--no-deps", "--no-build-isolation", "--target", str(self.packages), *arguments[1:])
