@@ -20,6 +20,7 @@ import typer
 
 from benchmarks.headers import write_headers
 from benchmarks.vacc_models import MODELS
+from benchmarks.vacc_timeline import draw
 from vamc_py.compiler import write_programs
 from vamc_py.config import LoadedConfig
 from vamc_py.config.load import load_text
@@ -150,7 +151,12 @@ def command(
     trace: Annotated[
         Path | None, typer.Option(help="Of one case: write its trace for Perfetto there.", metavar="FILE")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Of the trace: this layer alone, on the first die.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Of one case: draw what the engines do in a layer there.", metavar="FILE")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Of the trace: this layer alone, on the first die. Of the picture: 1.")
+    ] = None,
     card: Annotated[str, typer.Option(help="The card.")] = "VA16",
 ) -> None:
     """Print a table of estimates."""
@@ -159,10 +165,10 @@ def command(
             print(one.name)
         return
     chosen = _chosen(case)
-    if trace is not None and len(chosen) != 1:
-        raise UserError("--trace is of one case; name it by --case")
-    if layer is not None and trace is None:
-        raise UserError("--layer goes with --trace FILE")
+    if (trace is not None or plot is not None) and len(chosen) != 1:
+        raise UserError("--trace is of one case, and --plot; name it by --case")
+    if layer is not None and trace is None and plot is None:
+        raise UserError("--layer goes with --trace or --plot")
     records: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for one in chosen:
@@ -173,6 +179,8 @@ def command(
                 as_json.write_text(text + "\n", encoding="utf-8")
     if trace is not None:
         write_trace(trace, timelines, layer)
+    if plot is not None:
+        draw(list(zip(_STAGES, timelines, strict=True)), 1 if layer is None else layer, plot)
     for line in table(records):
         print(line)
     print(f"\n{STATEMENT}")

@@ -42,8 +42,15 @@ class Decisions:
 
 
 def fitting(count: int, most: int) -> int:
-    """`count`, or the largest multiple of the matrix tile that is not above `most` (at least one tile)."""
-    return count if count <= most else max(most // TILE * TILE, min(count, TILE))
+    """`count`, or, where it is above `most`, the length of parts of it that are about alike.
+
+    That is a multiple of the matrix tile, not above `most` unless that is less than a tile.
+    """
+    if count <= most:
+        return count
+    whole = max(most // TILE * TILE, TILE)
+    parts = -(-count // whole)
+    return min(-(-count // (parts * TILE)) * TILE, count)
 
 
 _TILES = (0.05, 0.0375, 0.03, 0.025, 0.0125, 0.006, 0.002)

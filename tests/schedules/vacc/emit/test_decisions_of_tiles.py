@@ -22,9 +22,11 @@ def test_fitting_is_all_or_whole_tiles(count: int, most: int) -> None:
     if count <= most:
         assert rows == count
     else:
-        assert rows % TILE == 0 or rows == count < TILE
+        assert rows % TILE == 0 or rows == count
         assert rows <= max(most, TILE)
-        assert rows + TILE > most  # no tile more would be within it
+        fewest = -(-count // max(most // TILE * TILE, TILE))
+        assert -(-count // rows) <= fewest  # as few parts as there can be
+        assert fewest * rows < count + fewest * TILE  # and about alike
 
 
 @given(sizes, sizes, st.sampled_from([1, 2]), bytes_)
