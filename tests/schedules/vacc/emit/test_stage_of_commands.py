@@ -54,20 +54,34 @@ def test_labels_nest_and_end() -> None:
 
 def test_a_ring_gives_its_slots_by_turns_and_grows_to_the_largest() -> None:
     one = stage()
-    first = one.ring("weights", 3, 100)
+    first = one.ring("weights", 3, 100, lasting=True)
     taken = [first.next() for _ in range(4)]
     assert taken[0] is taken[3]
     assert len({id(slot) for slot in taken}) == 3
-    again = one.ring("weights", 3, 300)
+    again = one.ring("weights", 3, 300, lasting=True)
     assert again is first
     assert again.next() is taken[1]
     assert {slot.bytes for slot in taken} == {300}
 
 
-def test_a_slot_of_a_ring_keeps_its_place_where_a_buffer_does_not() -> None:
+def test_a_ring_that_does_not_last_is_the_operators_own() -> None:
+    """What one operator had in flight gives its place to what the next one has."""
+    one = stage()
+    for label in ("first", "second"):
+        with one.label(label):
+            for _ in range(3):
+                at = At(one.ring("out", 2, 64, lasting=False).next(), 0, 64)
+                one.transfer("idma", At(IN_DDR, 0, 64), at)
+    finished = one.finish()
+    at = [command.target.offset for command in finished.commands if isinstance(command, Transfer)]
+    assert at == [0, 64, 0, 0, 64, 0]
+    assert finished.ssram_bytes == 2 * ALIGNMENT
+
+
+def test_a_slot_of_a_lasting_ring_keeps_its_place_where_a_buffer_does_not() -> None:
     """Between two uses of a slot nothing else lies there; a buffer's place is free behind its last use."""
     one = stage()
-    slot = At(one.ring("ring", 1, 64).next(), 0, 64)
+    slot = At(one.ring("ring", 1, 64, lasting=True).next(), 0, 64)
     early, late = (At(one.buffer(name, 16, "float32")) for name in ("early", "late"))
     for target in (slot, early, late, slot):
         one.transfer("idma", At(IN_DDR, 0, 64), target)
