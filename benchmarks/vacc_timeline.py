@@ -51,7 +51,7 @@ def _stage(axes: Axes, stage: Stage, timeline: Timeline, layer: int) -> None:
             color = _color(command.label) if command.label.startswith(f"layers.{layer}.") else _OTHER
             bars.setdefault((command.engine, color), []).append(((start - first) * 1e3, (end - start) * 1e3))
     for (engine, color), spans in bars.items():
-        row = len(ENGINES) - 1 - ENGINES.index(engine)  # type: ignore[arg-type]
+        row = len(ENGINES) - 1 - ENGINES.index(engine)
         axes.broken_barh(spans, (row - 0.4, 0.8), facecolors=color, rasterized=True)
     names: Any = list(reversed(ENGINES))
     axes.set_yticks(range(len(ENGINES)), names)
