@@ -53,18 +53,21 @@ def fitting(count: int, most: int) -> int:
     return min(-(-count // (parts * TILE)) * TILE, count)
 
 
-_TILES = (0.05, 0.0375, 0.03, 0.025, 0.0125, 0.006, 0.002)
+# Shares of SSRAM. A tensor that goes through DDR costs its bytes; small tiles cost a launch each, which is more.
 _RESIDENT = (0.45, 0.3, 0.2, 0.1, 0.05, 0.02, 0.0)
+_LARGE_TILES = (0.05, 0.0375, 0.03, 0.025)
+_SMALL_TILES = (0.0125, 0.006, 0.002)
 
 
 def series(ssram_bytes: int) -> Iterator[Decisions]:
-    """From the ones that leave most in SSRAM, with the largest tiles, to those that need least."""
-    for resident in _RESIDENT:
-        for tile in _TILES:
-            yield Decisions(
-                resident=int(resident * ssram_bytes),
-                inputs=int(min(0.25, 5 * tile) * ssram_bytes),
-                weights=int(tile * ssram_bytes),
-                outputs=int(tile * ssram_bytes),
-                scores=int(2 * tile * ssram_bytes),
-            )
+    """From the ones that leave most in SSRAM, with large tiles, to those that need least."""
+    for tiles in (_LARGE_TILES, _SMALL_TILES):
+        for resident in _RESIDENT:
+            for tile in tiles:
+                yield Decisions(
+                    resident=int(resident * ssram_bytes),
+                    inputs=int(min(0.25, 5 * tile) * ssram_bytes),
+                    weights=int(tile * ssram_bytes),
+                    outputs=int(tile * ssram_bytes),
+                    scores=int(2 * tile * ssram_bytes),
+                )

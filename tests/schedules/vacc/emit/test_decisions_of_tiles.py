@@ -58,5 +58,8 @@ def test_the_series_ends_with_the_least(ssram: int) -> None:
     assert many[-1].resident == 0
     for name in ("inputs", "weights", "outputs", "scores"):
         assert getattr(many[-1], name) == min(getattr(one, name) for one in many)
-    assert [one.resident for one in many] == sorted((one.resident for one in many), reverse=True)
+    large = [one for one in many if one.weights >= int(0.025 * ssram)]
+    assert many[: len(large)] == large  # launches of small tiles cost more than tensors that go through DDR
+    for part in (large, many[len(large) :]):
+        assert [one.resident for one in part] == sorted((one.resident for one in part), reverse=True)
     assert len(set(many)) == len(many)
