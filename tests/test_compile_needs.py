@@ -7,13 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 from support.checkpoints import write_checkpoint
-from support.end_to_end import configuration
+from support.end_to_end import configuration, without_code
 
 from vamc_py import needs
 from vamc_py.artifact.manifest import MANIFEST_FILE, PARAMETERS_FILE
 from vamc_py.compiler import compile_config, open_model
 from vamc_py.errors import ConfigError, UserError
-from vamc_py.pipeline import build
 
 
 @pytest.mark.parametrize(
@@ -30,9 +29,7 @@ def test_the_disk_is_that_of_the_parameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, overrides: list[str]
 ) -> None:
     monkeypatch.setattr(needs, "_MODULE", 0)
-    # The kernels' code is not what is weighed, and is what takes long.
-    monkeypatch.setattr(build, "build_module", lambda *_: None)
-    monkeypatch.setattr(build, "export_module", lambda _module, path, _link: path.write_bytes(b"a module"))
+    without_code(monkeypatch)
     write_checkpoint(tmp_path / "checkpoint", architecture="qwen2", hidden=80, intermediate=176, tied=False)
     loaded = configuration(tmp_path / "checkpoint", tmp_path, dtype=dtype, overrides=overrides)
     told = needs.compile_needs(loaded.config, *open_model(loaded.config)).disk

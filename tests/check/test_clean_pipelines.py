@@ -48,13 +48,16 @@ def test_the_pipeline_is_right(dtype: str, tmp_path: Path) -> None:
     assert any(line.endswith("changed nothing") for line in lines)
 
 
-@pytest.mark.parametrize("activation", [pytest.param("bf16", marks=needs_bf16), "int8_g32"])
-def test_activations_of_fewer_bits(activation: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("activation", "layers", "wide"),
+    [pytest.param("bf16", 2, "*.layers.0.mlp.down_proj", marks=needs_bf16), ("int8_g32", 1, "*.o_proj")],
+)
+def test_activations_of_fewer_bits(activation: str, layers: int, wide: str, tmp_path: Path) -> None:
     """The pass that rounds them is lossy; kernels give what the rounding says, as exactly as without it."""
-    overrides = [f"frontend.quantize.activation={activation}", "frontend.quantize.wide=['*.layers.0.mlp.down_proj']"]
+    overrides = [f"frontend.quantize.activation={activation}", f"frontend.quantize.wide=['{wide}']"]
     model = tmp_path / "model"
     checker = tiny_checker(model, dtype="int8", tokens=40, overrides=overrides, architecture="qwen3", scale=0.2)
-    result, faulty = checked(checker, build=True)
+    result, faulty = checked(checker, layers, build=True)
     assert faulty is None
     stages = {one.label: one for one in result.stages}
     rounding, kernels = stages["quantize-activations"], stages["select-kernels"]
@@ -107,7 +110,7 @@ def test_four_bits_and_an_int8_cache(tmp_path: Path) -> None:
     said = "{type: w4a16, group: 32, zeros: true, kv8: true, activation: int16}"
     overrides = [f"frontend.quantize={said}"]
     checker = tiny_checker(tmp_path / "model", dtype="int8", overrides=overrides, architecture="qwen2", scale=0.2)
-    result, faulty = checked(checker, build=True)
+    result, faulty = checked(checker, 1, build=True)
     assert faulty is None
     stages = {one.label: one for one in result.stages}
     for label in ("quantize-kv-cache", "quantize-int4"):

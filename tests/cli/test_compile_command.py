@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import write_checkpoint
+from support.end_to_end import without_code
 
 from vamc_py import compiler
 from vamc_py.artifact.manifest import MANIFEST_FILE
@@ -68,7 +69,10 @@ def test_folder_on_stdout_and_the_rest_on_stderr(config: Path, capsys: pytest.Ca
     assert not any(line.startswith("note: ") for line in lines)
 
 
-def test_slow_operators_are_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_slow_operators_are_named(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_code(monkeypatch)
     # The attention kernels work on heads of whole vectors; 8 is half of one.
     write_checkpoint(config.parent / "model", architecture="qwen3", head_dim=8, heads=8)
     compile_(config)

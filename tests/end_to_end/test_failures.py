@@ -17,14 +17,13 @@ from typing import Any
 import pytest
 from support.checkpoints import write_checkpoint, write_gguf
 from support.damage import CASES, PERHAPS, Damage, apply, write_clean
-from support.end_to_end import configuration
+from support.end_to_end import configuration, without_code
 from support.yaml_mutations import MUTATIONS, Mutation
 
 from vamc_py import compiler
 from vamc_py.compiler import compile_config
 from vamc_py.config import load_config
 from vamc_py.errors import CheckpointError, UserError
-from vamc_py.pipeline import build
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
@@ -70,8 +69,7 @@ def stand_ins(clean: Clean, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(compiler, "trace_model", trace)
     monkeypatch.setattr(compiler, "lower", lambda traced, *_: traced)
-    monkeypatch.setattr(build, "build_module", lambda *_: None)
-    monkeypatch.setattr(build, "export_module", lambda _module, path, _link: path.write_bytes(b"a module"))
+    without_code(monkeypatch)
 
 
 def everything(folder: Path) -> dict[str, bytes]:

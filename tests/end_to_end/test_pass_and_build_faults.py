@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import write_checkpoint
+from support.end_to_end import without_code
 
 from vamc_py.cli import build_app, main
 from vamc_py.inspect.dump import open_dump
@@ -152,7 +153,10 @@ def test_what_the_input_is_at_fault_for_stays_a_sentence(folder: Path, capsys: p
     assert list((folder / "out").iterdir()) == []
 
 
-def test_a_compile_that_succeeds_removes_the_kept_ir(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_compile_that_succeeds_removes_the_kept_ir(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    without_code(monkeypatch)
     failing_compile(folder, "WrongShape", "flatten-batch")
     with pytest.raises(SystemExit):
         main(["compile", "tiny.yaml", "--set", "passes=[]"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.checkpoints import write_checkpoint, write_gguf
 from support.end_to_end import (
     check_against_transformers,
@@ -17,6 +22,7 @@ from support.end_to_end import (
 from support.patched_checkpoint import add_patched_files, patched_config
 
 from vamc_py.artifact.verify import read_manifest
+from vamc_py.compiler import Compiled
 from vamc_py.runtime.executor import Executor
 
 SCALE = 0.3  # of the random weights: large enough for the tokens to differ
@@ -28,20 +34,41 @@ def prompts(vocab: int, count: int = 8) -> list[list[int]]:
     return [random.integers(0, vocab, size=3 + 7 * index).tolist() for index in range(count)]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "options"),
-    [
-        ("qwen3", {}),
-        ("qwen2", {"tied": False, "heads": 6, "kv_heads": 2, "hidden": 96}),
-        ("llama", {"dtype": "bfloat16", "shards": 2}),
-    ],
-)
-def test_float32_equals_transformers(tmp_path: Path, architecture: str, options: dict[str, Any]) -> None:
-    config = write_checkpoint(tmp_path / "checkpoint", architecture=architecture, scale=SCALE, **options)
-    compiled = compile_checkpoint(tmp_path / "checkpoint", tmp_path)
-    assert compiled.notes == ()
-    executor = Executor.load(compiled.folder, slots=2)
-    check_against_transformers(executor, reference_for(tmp_path / "checkpoint"), prompts(config["vocab_size"]))
+MODELS: dict[str, dict[str, Any]] = {
+    "qwen3": {},
+    "qwen2": {"tied": False, "heads": 6, "kv_heads": 2, "hidden": 96},
+    "llama": {"dtype": "bfloat16", "shards": 2},
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint of a random model, and what it compiles to in float32."""
+
+    checkpoint: Path
+    config: dict[str, Any]
+    compiled: Compiled
+
+
+@pytest.fixture(scope="module")
+def float32(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """``float32(architecture)``: one of MODELS, compiled once."""
+
+    @cache
+    def made(architecture: str) -> Model:
+        folder = tmp_path_factory.mktemp(architecture)
+        config = write_checkpoint(folder / "checkpoint", architecture=architecture, scale=SCALE, **MODELS[architecture])
+        return Model(folder / "checkpoint", config, compile_checkpoint(folder / "checkpoint", folder))
+
+    return made
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+def test_float32_equals_transformers(float32: Callable[[str], Model], architecture: str) -> None:
+    model = float32(architecture)
+    assert model.compiled.notes == ()
+    executor = Executor.load(model.compiled.folder, slots=2)
+    check_against_transformers(executor, reference_for(model.checkpoint), prompts(model.config["vocab_size"]))
 
 
 def test_gguf_equals_transformers(tmp_path: Path) -> None:
@@ -61,15 +88,16 @@ def test_yarn_equals_transformers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "qwen2"])
-def test_a_checkpoints_own_code_matches_the_built_in_model(tmp_path: Path, architecture: str) -> None:
-    folder = tmp_path / "checkpoint"
-    config = write_checkpoint(folder, architecture=architecture, scale=SCALE)
-    add_patched_files(folder, patched_config(config))
-    ours = compile_checkpoint(folder, tmp_path / "ours")
+def test_a_checkpoints_own_code_matches_the_built_in_model(
+    float32: Callable[[str], Model], tmp_path: Path, architecture: str
+) -> None:
+    ours = float32(architecture)
+    folder = shutil.copytree(ours.checkpoint, tmp_path / "checkpoint")
+    add_patched_files(folder, patched_config(ours.config))
     theirs = compile_checkpoint(folder, tmp_path / "theirs", trust=True)
     assert theirs.notes == ()
-    prompt = prompts(config["vocab_size"])[4]
-    logits = [Executor.load(compiled.folder).feed(prompt, slot=0, start=0) for compiled in (ours, theirs)]
+    prompt = prompts(ours.config["vocab_size"])[4]
+    logits = [Executor.load(one.folder).feed(prompt, slot=0, start=0) for one in (ours.compiled, theirs)]
     assert relative_error(logits[1], logits[0]) < 1e-5
 
 
@@ -82,8 +110,6 @@ def test_narrow_weights_stay_close(tmp_path: Path, dtype: str, tolerance: float)
     assert read_manifest(compiled.folder).activation == ("int16" if dtype == "int8" else None)
     prompt = prompts(288)[5]
     model = reference_for(tmp_path / "checkpoint")
-    import torch
-
     with torch.no_grad():
         reference = model(input_ids=torch.tensor([prompt])).logits[0, -1].numpy()
     error = relative_error(Executor.load(compiled.folder).feed(prompt, slot=0, start=0), reference)
@@ -99,26 +125,21 @@ def test_float_embedding_and_lm_head_on_request(tmp_path: Path) -> None:
     assert parameters["model.layers.0.self_attn.o_proj.weight"] == "uint8"
 
 
-def test_two_compiles_give_the_same_bytes(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "checkpoint", architecture="qwen2")
-    folder = tmp_path / "out"
-    once, again = (
-        {
-            path.relative_to(compiled.folder): path.read_bytes()
-            for path in sorted(compiled.folder.rglob("*"))
-            if path.is_file() and path.name != "times.json"  # seconds, outside of what the manifest vouches for
-        }
-        for compiled in (compile_checkpoint(tmp_path / "checkpoint", folder, dtype="int8") for _ in range(2))
-    )
-    assert once == again
-
-
-def test_an_artifact_compiled_anew_is_loaded_anew(tmp_path: Path) -> None:
-    """In one process, from the same place, while the old one is still loaded."""
-    loaded = []
-    for architecture in ("qwen2", "qwen3"):
+def test_an_artifact_compiled_anew_is_loaded_anew_and_has_the_same_bytes(tmp_path: Path) -> None:
+    """In one process, from the same place, while the one of another model is still loaded."""
+    loaded, files = [], []
+    for architecture in ("qwen2", "qwen3", "qwen2"):
         checkpoint = tmp_path / architecture
-        write_checkpoint(checkpoint, architecture=architecture, scale=SCALE)
-        loaded.append(Executor.load(compile_checkpoint(checkpoint, tmp_path / "out").folder))
+        write_checkpoint(checkpoint, architecture=architecture)
+        folder = compile_checkpoint(checkpoint, tmp_path / "out", ir=True, dtype="int8").folder
+        files.append(
+            {
+                path.relative_to(folder): path.read_bytes()
+                for path in sorted(folder.rglob("*"))
+                if path.is_file() and path.name != "times.json"  # seconds, outside of what the manifest vouches for
+            }
+        )
+        loaded.append(Executor.load(folder))
         loaded[-1].feed([1, 2, 3], slot=0, start=0)
-    assert [executor.manifest.model.architecture for executor in loaded] == ["qwen2", "qwen3"]
+    assert [executor.manifest.model.architecture for executor in loaded] == ["qwen2", "qwen3", "qwen2"]
+    assert files[0] == files[2] != files[1]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -15,6 +16,7 @@ from vamc_py.checkpoint import Checkpoint, open_checkpoint
 from vamc_py.compiler import Compiled, compile_config
 from vamc_py.config import LoadedConfig
 from vamc_py.config.load import load_text
+from vamc_py.pipeline import build
 from vamc_py.runtime.executor import Executor
 
 Logits = npt.NDArray[np.float32]
@@ -53,6 +55,12 @@ def compile_checkpoint(checkpoint: Path, workspace: Path, *, ir: bool = False, *
     """As ``vamc-py compile`` does. Writing the ``ir`` takes an eighth of the time; few tests read it."""
     overrides = [*options.pop("overrides", ()), f"workspace.enable_ir={str(ir).lower()}"]
     return compile_config(configuration(checkpoint, workspace, overrides=overrides, **options))
+
+
+def without_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiles leave out what takes longest, the machine code of the kernels; for tests of what else they write."""
+    monkeypatch.setattr(build, "build_module", lambda *_: None)
+    monkeypatch.setattr(build, "export_module", lambda _module, path, _link: path.write_bytes(b"a module"))
 
 
 def reference_model(checkpoint: Checkpoint) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,13 @@ def program_of(module: Any) -> Program:
 
 
 def traced_program(config: Mapping[str, Any], *, insert_slice: bool = False) -> Program:
-    """Our own model for a config.json, imported, before any pass."""
-    return import_traced(trace(ModelConfig.from_hf(config), insert_slice=insert_slice))
+    """Our own model for a config.json, imported, before any pass; the same one for the same model."""
+    return _traced(ModelConfig.from_hf(config), insert_slice)
+
+
+@cache
+def _traced(model: ModelConfig, insert_slice: bool) -> Program:
+    return import_traced(trace(model, insert_slice=insert_slice))
 
 
 def apply_passes(
