@@ -17,7 +17,8 @@ from support.vacc_artifacts import CONTEXT, PREFILL, VOCAB, reference, write_vac
 
 from vamc_py.artifact.verify import MARKER_FILE
 from vamc_py.errors import ArtifactError, UserError
-from vamc_py.runtime import load, memory
+from vamc_py.runstream import memory as die_memory
+from vamc_py.runtime import load
 from vamc_py.runtime.vacc import VaccExecutor
 
 TEXT = np.random.default_rng(3).integers(0, VOCAB, CONTEXT).tolist()
@@ -229,9 +230,9 @@ def test_a_fault_of_the_device_names_the_command(folder: Path) -> None:
 
 
 def test_memory_that_the_machine_has_not_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(shape: tuple[int, ...], dtype: str) -> None:
+    def refuse(size: int) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    monkeypatch.setattr(memory, "zeros", refuse)
+    monkeypatch.setattr(die_memory, "_zeros", refuse)
     with pytest.raises(ArtifactError, match=r"rank 0 needs 0\.0 GB of DDR, which this machine has not left"):
         VaccExecutor.load(folder, threads=1)
