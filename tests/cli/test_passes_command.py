@@ -136,9 +136,9 @@ def test_validate_checks_the_passes(config: Path) -> None:
 
 
 def test_validate_leaves_targets_without_a_pipeline(config: Path) -> None:
-    result = run("validate", config, "--set", CHANGES, "--set", "backend.type=tvm_vacc")
+    result = run("validate", config, "--set", CHANGES, "--set", "backend.type=tvm_cuda")
     assert result.exit_code == 0
-    assert "does not compile: --set backend.type=tvm_vacc: " in result.stderr
+    assert "does not compile: --set backend.type=tvm_cuda: " in result.stderr
 
 
 def test_validate_without_the_compiler_says_that_it_did_not_look(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,8 @@ def test_a_damaged_checkpoint_leaves_nothing(clean: Clean, tmp_path: Path, damag
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two checkpoints, and the examples on them."""
     folder = tmp_path_factory.mktemp("examples")
-    write_checkpoint(folder / "model", architecture="qwen3", max_positions=4096)
+    # Of a width that four dies can share.
+    write_checkpoint(folder / "model", architecture="qwen3", max_positions=4096, intermediate=128)
     write_gguf(folder / "model.gguf", architecture="llama", quantization="Q8_0", max_positions=4096)
     for example in EXAMPLES:
         text = re.sub(r"checkpoint: \S+?(\.gguf)?(?=\s)", r"checkpoint: model\1", example.read_text())

@@ -84,9 +84,9 @@ def read_back(path: Path, one: Parameter) -> Array:
 
 @st.composite
 def chosen_rows(draw: st.DrawFn, count: int, multiple: int) -> list[Rows]:
-    """Parts of so many rows, some empty, some of them zeros; each begins and ends at a multiple."""
+    """Parts of so many rows, some empty but not all, some of them zeros; each begins and ends at a multiple."""
     most = count // multiple
-    parts = []
+    parts = [Rows(0, 0, draw(st.integers(1, 3))).times(multiple)]
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, most))
         stop = draw(st.integers(start, most))
