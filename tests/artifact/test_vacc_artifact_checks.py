@@ -69,7 +69,9 @@ def test_a_manifest_comes_back_as_it_was_written(artifact: Path) -> None:
 
 def test_each_target_is_refused_where_the_other_is_wanted(artifact: Path, tmp_path: Path) -> None:
     for read in (read_manifest, check_for_load):
-        with pytest.raises(ArtifactError, match=r"compiled for vacc, a device model, which .*`vamc-py simulate --trace FILE`"):
+        with pytest.raises(
+            ArtifactError, match=r"compiled for vacc, a device model, which .*`vamc-py simulate --trace FILE`"
+        ):
             read(artifact)
     write_artifact(tmp_path / "llvm")
     for read_vacc in (read_vacc_manifest, check_vacc_for_load):
